@@ -1,0 +1,1 @@
+"""Hydra configs: one root file a verb, one group a choice."""
