@@ -1,0 +1,120 @@
+"""All frames of a dataset, decoded once and resized, in memory maps: training reads pixels from the page cache."""
+
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from vla.data.dataset import EpisodeDataset
+from vla.data.schema import flush, write_json
+
+PART_FRAMES = 4000  # frames that one job decodes: large against a seek, small against the whole
+
+
+class FrameCache:
+    """`cache[camera]` is a read-only uint8[N, H, W, 3] memory map over all frames of `dataset`, in its order.
+
+    `cameras` maps camera names to (height, width) in pixels. A complete cache of the same frames in `folder` is used
+    again; one that was interrupted goes on where it stopped.
+    """
+
+    def __init__(
+        self,
+        dataset: EpisodeDataset,
+        cameras: dict[str, tuple[int, int]],
+        folder: Path | str,
+        workers: int | None = None,
+    ) -> None:
+        self.arrays = {
+            camera: _fill(dataset, camera, tuple(size), Path(folder), workers or os.cpu_count() or 1)
+            for camera, size in cameras.items()
+        }
+
+    def __getitem__(self, camera: str) -> np.ndarray:
+        if camera not in self.arrays:
+            raise KeyError(f"camera {camera!r} is not in this cache; it has {sorted(self.arrays)}")
+        return self.arrays[camera]
+
+
+def _fill(dataset: EpisodeDataset, camera: str, size: tuple[int, int], folder: Path, workers: int) -> np.ndarray:
+    """Decode what is missing of one camera and return its memory map."""
+    height, width = size
+    shape = (len(dataset), height, width, 3)
+    name = f"{dataset.hash}-{camera}-{height}x{width}"
+    path, marks = folder / f"{name}.npy", folder / f"{name}.parts"
+    if not path.exists():
+        parts = _parts(dataset, dataset.camera_key(camera))
+        marks.mkdir(parents=True, exist_ok=True)
+        partial = marks / "frames.npy"
+        if not partial.exists():
+            _reserve(partial, shape)
+        missing = [part for part in parts if not (marks / f"{part[0]}-{part[1]}").exists()]
+        jobs = [(dataset.root, camera, size, marks, part) for part in missing]
+        _run(jobs, workers, f"decode {camera} {height}x{width}", len(parts))
+        os.replace(partial, path)
+        flush(folder)
+        shutil.rmtree(marks)
+    frames = np.load(path, mmap_mode="r")
+    if frames.shape != shape:
+        raise ValueError(f"{path} has shape {frames.shape}, expected {shape}: delete it")
+    return frames
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> None:
+    """Make an empty array file of `shape` if the disk has room for it."""
+    need, free = int(np.prod(shape)), shutil.disk_usage(path.parent).free
+    if need > free:
+        raise OSError(
+            28,
+            f"{path.parent} needs {need / 2**20:.0f} MiB for decoded frames and has {free / 2**20:.0f} "
+            "MiB free: make room, choose another folder or smaller images",
+        )
+    temporary = path.with_suffix(".tmp")
+    np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).flush()
+    os.replace(temporary, path)
+
+
+def _parts(dataset: EpisodeDataset, key: str) -> list[tuple[int, int]]:
+    """Split all frames into ranges that lie in one video file each, cut between episodes."""
+    parts, start = [], 0
+    for episode, following in zip(dataset.episodes, [*dataset.episodes[1:], None], strict=True):
+        stop = episode.start + episode.length
+        other_file = following is None or following.files.get(key) != episode.files.get(key)
+        if other_file or stop - start >= PART_FRAMES:
+            parts.append((start, stop))
+            start = stop
+    return parts
+
+
+def _run(jobs: list[tuple], workers: int, title: str, total: int) -> None:
+    """Do the jobs, in this process if one worker is enough."""
+    with tqdm(total=total, initial=total - len(jobs), desc=title, unit="part", disable=not jobs) as bar:
+        if workers == 1 or len(jobs) < 2:
+            for job in jobs:
+                _decode_part(*job)
+                bar.update()
+            return
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(_decode_part, *job) for job in jobs]):
+                future.result()
+                bar.update()
+
+
+def _decode_part(root: Path, camera: str, size: tuple[int, int], marks: Path, part: tuple[int, int]) -> None:
+    """Decode frames part[0] .. part[1] into the array of a camera, then leave a mark."""
+    cv2.setNumThreads(1)
+    dataset = EpisodeDataset(root)
+    frames = np.load(marks / "frames.npy", mmap_mode="r+")
+    start, stop = part
+    for first in range(start, stop, 256):
+        last = min(first + 256, stop)
+        for index, image in enumerate(dataset.frames(camera, np.arange(first, last)), start=first):
+            same = image.shape[:2] == size
+            frames[index] = image if same else cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    frames.flush()
+    write_json(marks / f"{start}-{stop}", {"frames": stop - start})

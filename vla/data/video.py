@@ -1,0 +1,164 @@
+"""Video files of a dataset: encode frames, join files without re-encoding, decode the frames of given times."""
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
+# Every second frame is a key frame (random access decodes at most two), no reordering, one thread: reproducible.
+OPTIONS = {
+    "h264": {"g": "2", "bf": "0", "crf": "20", "preset": "veryfast", "threads": "1"},
+    "av1": {"g": "2", "crf": "30", "preset": "12", "svtav1-params": "fast-decode=0:lp=1:pred-struct=1"},
+}
+CONTAINER = {"movflags": "faststart"}
+
+
+class VideoEncoder:
+    """Encode uint8[H, W, 3] RGB frames at a constant rate into one mp4 file as they come."""
+
+    def __init__(self, path: Path, fps: int, height: int, width: int, codec: str = "h264") -> None:
+        if codec not in ENCODERS:
+            raise ValueError(f"video codec {codec!r} is unknown; choose one of {sorted(ENCODERS)}")
+        if height % 2 or width % 2:
+            raise ValueError(f"a video of {height}x{width} is not possible in yuv420p: both sides must be even")
+        self.shape = (height, width, 3)
+        self.frames = 0
+        self._open = True
+        self._time_base = Fraction(1, fps)
+        self._container = av.open(str(path), "w", options=CONTAINER)
+        self._stream = self._container.add_stream(ENCODERS[codec], rate=fps, options=OPTIONS[codec])
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+
+    def add(self, image: np.ndarray) -> None:
+        """Append one frame."""
+        if image.shape != self.shape or image.dtype != np.uint8:
+            raise ValueError(f"frame is {image.dtype}{list(image.shape)}, this video takes uint8{list(self.shape)}")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame.pts, frame.time_base = self.frames, self._time_base
+        self._container.mux(self._stream.encode(frame))
+        self.frames += 1
+
+    def close(self) -> None:
+        """Write what is pending and the index of the file."""
+        if self._open:
+            self._open = False
+            if self.frames:
+                self._container.mux(self._stream.encode())
+            self._container.close()
+
+
+def describe(path: Path, fps: int) -> dict[str, object]:
+    """Return the `info` entry of a video feature, read from its first file."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        codec = stream.codec_context
+        return {
+            "video.height": codec.height,
+            "video.width": codec.width,
+            "video.codec": {"libdav1d": "av1", "libaom-av1": "av1"}.get(codec.name, codec.name),
+            "video.pix_fmt": codec.pix_fmt,
+            "video.fps": fps,
+            "video.channels": 3,
+            "video.is_depth_map": False,
+            "is_depth_map": False,
+            "has_audio": bool(container.streams.audio),
+        }
+
+
+def join(paths: Sequence[Path], lengths: Sequence[int], target: Path, fps: int) -> None:
+    """Concatenate files of `VideoEncoder`, of `lengths` frames each, into `target` without re-encoding."""
+    with av.open(str(target), "w", options=CONTAINER) as output:
+        stream, header, start = None, None, 0
+        for path, length in zip(paths, lengths, strict=True):
+            with av.open(str(path)) as source:
+                video = source.streams.video[0]
+                if stream is None:
+                    stream = output.add_stream_from_template(video)
+                    header = video.codec_context.extradata
+                if video.codec_context.extradata != header:
+                    raise ValueError(
+                        f"{path} was encoded with other settings than {paths[0]}: they cannot share a file"
+                    )
+                offset, seen = int(round(Fraction(start, fps) / video.time_base)), 0
+                for packet in source.demux(video):
+                    if packet.dts is None:
+                        continue
+                    packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+                    packet.stream = stream
+                    output.mux(packet)
+                    seen += 1
+            if seen != length:
+                raise ValueError(f"{path} holds {seen} frames, its episode has {length}: delete that episode")
+            start += length
+
+
+def same_encoding(first: Path, second: Path) -> bool:
+    """Whether two files have the same decoder header, so that `join` takes them together."""
+    headers = []
+    for path in (first, second):
+        with av.open(str(path)) as container:
+            headers.append(container.streams.video[0].codec_context.extradata)
+    return headers[0] == headers[1]
+
+
+class VideoReader:
+    """Decode frames of one video file by their time; not for use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is named by the dataset but is not there: copy the dataset again")
+        self.path = path
+        self._container = av.open(str(path))
+        self._stream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count = 1
+
+    def frames_at(self, times_s: np.ndarray, tolerance_s: float) -> np.ndarray:
+        """Return uint8[N, H, W, 3] RGB of the frames nearest to ascending `times_s` [s], each within the tolerance."""
+        times_s = np.asarray(times_s, dtype=np.float64)
+        images = []
+        for start, stop in _runs(times_s, gap_s=1.0):
+            images += list(self._decode(times_s[start:stop], tolerance_s))
+        return np.stack(images)
+
+    def _decode(self, times_s: np.ndarray, tolerance_s: float) -> Iterator[np.ndarray]:
+        """Seek to the key frame before the first time, decode forward, yield the frame nearest to each time."""
+        base = float(self._stream.time_base)
+        self._container.seek(max(int((times_s[0] - tolerance_s) / base), 0), stream=self._stream)
+        previous, wanted = None, 0
+        for frame in self._container.decode(self._stream):
+            now_s = frame.pts * base
+            while wanted < len(times_s) and now_s >= times_s[wanted] - 1e-9:
+                yield self._pick(previous, (now_s, frame), times_s[wanted], tolerance_s)
+                wanted += 1
+            if wanted == len(times_s):
+                return
+            previous = (now_s, frame)
+        for time_s in times_s[wanted:]:  # the last frame of the file may lie just before the time asked for
+            yield self._pick(previous, previous, time_s, tolerance_s)
+
+    def _pick(self, before: tuple | None, after: tuple | None, time_s: float, tolerance_s: float) -> np.ndarray:
+        candidates = [candidate for candidate in (before, after) if candidate is not None]
+        if not candidates:
+            raise ValueError(f"{self.path} has no frame at {time_s:.4f} s: the file is cut off, copy it again")
+        found_s, frame = min(candidates, key=lambda candidate: abs(candidate[0] - time_s))
+        if abs(found_s - time_s) > tolerance_s:
+            raise ValueError(
+                f"{self.path} has no frame at {time_s:.4f} s, the nearest is at {found_s:.4f} s "
+                f"(tolerance {tolerance_s:.4f} s): the file does not fit its dataset, copy it again"
+            )
+        return frame.to_ndarray(format="rgb24")
+
+    def close(self) -> None:
+        """Release the file."""
+        self._container.close()
+
+
+def _runs(times_s: np.ndarray, gap_s: float) -> Iterator[tuple[int, int]]:
+    """Split ascending times into ranges without a gap over `gap_s`: a range is decoded in one go."""
+    edges = [0, *(np.flatnonzero(np.diff(times_s) > gap_s) + 1), len(times_s)]
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        if stop > start:
+            yield int(start), int(stop)
