@@ -1,0 +1,211 @@
+"""Closed loop over many seeded episodes: environments in workers, one policy that answers them in batches."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from vla.evaluate.episodes import Case, Episode, outcome
+from vla.evaluate.pilot import Pacing, Pilot, PlanningPolicy, Prediction
+from vla.evaluate.workers import Moment, Worker, WorkerCrash, Workers, ready
+from vla.types import Embodiment, Observation
+
+
+class Flight:
+    """One episode in the air: its worker, its pilot, its record so far."""
+
+    def __init__(self, case: Case, worker: Worker, pacing: Pacing, control_dt_s: float):
+        self.case = case
+        self.worker = worker
+        self.pacing = pacing
+        self.control_dt_s = control_dt_s
+        self.episode = Episode(case)
+        self.pilot: Pilot | None = None
+        self.moment: Moment | None = None
+        self.ended_step: int | None = None
+        self.subtask_index = 0
+        worker.request("reset", case.world, case.seed, case.options, case.record)
+
+    def land(self, moment: Moment) -> None:
+        """Take what the worker reports."""
+        if self.pilot is None:
+            self._begin(moment.infos[0])
+        else:
+            for info in moment.infos:
+                self.episode.steps += 1
+                self._watch(info)
+        self.moment = moment
+        if self.case.questions and not self.episode.asked:
+            self._ask()
+
+    def _begin(self, info: dict[str, Any]) -> None:
+        spoken = self.case.control.instruct(info)
+        self.pilot = Pilot(instruction=spoken, stepping=self.case.stepping, pacing=self.pacing)
+        self.episode.instruction, self.episode.spoken = info["instruction"], spoken
+        self.episode.kind, self.episode.subtasks = info["subtask"]["kind"], info["subtask"]["count"]
+        self._watch(info)
+
+    def _watch(self, info: dict[str, Any]) -> None:
+        """Note the truth of one step."""
+        episode, subtask = self.episode, info["subtask"]
+        if info["is_success"] and not episode.success:
+            episode.success, episode.success_step = True, episode.steps
+        episode.swapped_success |= bool(info["swapped"]["is_success"])
+        episode.touched |= bool(info["contacts"])
+        progress = float(subtask["progress"])
+        if subtask["index"] > self.subtask_index:
+            self.subtask_index, episode.best_progress = subtask["index"], 0.0
+        episode.best_progress, episode.last_progress = max(episode.best_progress, progress), progress
+        if subtask["done"] and len(episode.truths) <= subtask["index"]:
+            episode.truths.append((episode.steps, subtask["text"]))
+            episode.finished_subtasks = len(episode.truths)
+
+    def _ask(self) -> None:
+        self.episode.asked.append(self.worker.ask("questions", self.case.seed, self.case.questions))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The latest step's info."""
+        assert self.moment is not None
+        return self.moment.infos[-1]
+
+    @property
+    def over(self) -> bool:
+        """Whether the episode has nothing more to show."""
+        assert self.moment is not None and self.pilot is not None
+        episode, linger = self.episode, self.pacing.linger_steps
+        if self.moment.over:
+            return True
+        if self.case.control.name == "swapped" and episode.swapped_success:
+            return True
+        if episode.success_step is not None and episode.steps >= episode.success_step + linger:
+            return True
+        return self.ended_step is not None and episode.steps >= self.ended_step + linger
+
+    def observation(self, text: str) -> Observation:
+        """What the policy sees, with `text` as its instruction."""
+        assert self.moment is not None
+        return Observation.from_gym(self.case.control.show(self.moment.observation), text, time.monotonic())
+
+    def predict(self, done: float | None, progress: float | None) -> None:
+        """Note what a chunk says about completion beside the truth."""
+        assert self.pilot is not None and self.pilot.subtask is not None
+        true = self.info["subtask"]
+        true_progress = float(true["progress"])
+        self.episode.predictions.append(
+            Prediction(
+                self.episode.steps, self.pilot.subtask, done, progress, true["text"], true["done"], true_progress
+            )
+        )
+
+    def plan(self, text: str) -> None:
+        """Adopt the planner's words and note whether they are what is due."""
+        assert self.pilot is not None
+        due = "done" if self.episode.success else self.info["subtask"]["text"]
+        # The environment shows a finished subtask for some steps more, while the planner may already be ahead.
+        self.episode.wrong_plans += text != due and not self.info["subtask"]["done"]
+        self.pilot.take_plan(text, self.episode.steps)
+        if self.pilot.ended and self.ended_step is None:
+            self.ended_step = self.episode.steps
+
+    def finish(self) -> Episode:
+        """Close the record."""
+        episode = self.episode
+        if self.pilot is not None:
+            episode.plans, episode.claims, episode.ended = self.pilot.plans, self.pilot.claims, self.pilot.ended
+            if not self.case.stepping and episode.truths and episode.claims:
+                # The controller got the operator's words; the truth names the same subtask in its own.
+                episode.claims = [(step, episode.truths[0][1]) for step, _ in episode.claims]
+        episode.seconds = episode.steps * self.control_dt_s
+        if episode.crash is None:
+            if self.case.questions:
+                self._ask()
+            if self.case.record:
+                episode.recording = self.worker.ask("frames")
+        episode.outcome = outcome(episode)
+        return episode
+
+
+def _advance(flights: list[Flight], policy: PlanningPolicy) -> None:
+    """Plan, act and send the next actions for every flight that waits for them, in one batch each."""
+    planners = [flight for flight in flights if flight.pilot is not None and flight.pilot.wants_plan]
+    if planners:
+        pilots = [flight.pilot for flight in planners if flight.pilot is not None]
+        observations = [flight.observation(pilot.instruction) for flight, pilot in zip(planners, pilots, strict=True)]
+        texts = policy.next_subtask(observations, [pilot.finished for pilot in pilots])
+        for flight, text in zip(planners, texts, strict=True):
+            flight.plan(text)
+    movers = [flight for flight in flights if flight.pilot is not None and flight.pilot.subtask is not None]
+    chunks = []
+    if movers:
+        observations = [flight.observation(flight.pilot.subtask) for flight in movers if flight.pilot is not None]
+        start = time.perf_counter()
+        chunks = policy.act(observations)
+        latency_s = time.perf_counter() - start
+        for flight in movers:
+            flight.episode.latencies_s.append(latency_s)
+    answers = dict(zip(map(id, movers), chunks, strict=True))
+    for flight in flights:
+        assert flight.pilot is not None and flight.moment is not None
+        if id(flight) not in answers:
+            actions = flight.pilot.hold(flight.moment.observation["agent_pos"])
+        else:
+            chunk = answers[id(flight)]
+            flight.predict(chunk.done, chunk.progress)
+            actions = flight.pilot.take_chunk(chunk, flight.episode.steps)
+        flight.worker.request("step", actions)
+
+
+def run(
+    cases: Iterable[Case],
+    *,
+    policy: PlanningPolicy,
+    workers: Workers,
+    pacing: Pacing,
+    on_episode: Callable[[Episode], None],
+    on_step: Callable[[Episode], None] = lambda episode: None,
+) -> None:
+    """Run every case once, as many at a time as there are workers, and hand each finished episode over.
+
+    A crash of an environment ends its episode with the traceback in the record; errors of the policy are raised.
+    """
+    control_dt_s = 1.0 / policy.embodiment.control_hz
+    waiting, idle = deque(cases), list(workers.all)
+    flying: dict[int, Flight] = {}
+    while waiting or flying:
+        while waiting and idle:
+            worker = idle.pop(0)
+            flying[id(worker)] = Flight(waiting.popleft(), worker, pacing, control_dt_s)
+        landed = []
+        for worker in ready([flight.worker for flight in flying.values()]):
+            flight = flying[id(worker)]
+            try:
+                moment = worker.answer()
+                if moment.embodiment is not None:
+                    policy.check(Embodiment.from_dict(moment.embodiment))
+                flight.land(moment)
+                over = flight.over
+                episode = flight.finish() if over else flight.episode
+            except WorkerCrash as error:
+                flight.episode.crash, over = str(error), True
+                episode = flight.finish()
+            if over:
+                del flying[id(worker)]
+                idle.append(worker)
+                on_episode(episode)
+            else:
+                landed.append(flight)
+                on_step(episode)
+        if landed:
+            _advance(landed, policy)
+
+
+def single_latencies_s(policy: PlanningPolicy, observation: Observation, *, repeats: int) -> list[float]:
+    """Time `repeats` chunks, one observation at a time, after three to warm up."""
+    latencies = []
+    for repeat in range(repeats + 3):
+        start = time.perf_counter()
+        policy.act([observation])
+        if repeat >= 3:
+            latencies.append(time.perf_counter() - start)
+    return latencies
