@@ -1,0 +1,210 @@
+"""The tabletop as a gymnasium environment: cameras and joint positions out, joint targets in, the truth in `info`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from envs.render import Renderer
+from envs.tabletop import arm, scene, truth
+from envs.tabletop.goals import Goal, Tracker
+from envs.tabletop.language import canonical, instruction, parse
+from envs.tabletop.layout import Layout, draw
+from envs.tabletop.splits import check_split
+from envs.tabletop.stage import CAMERAS, Look, Stage, draw_look
+from envs.tabletop.world import World
+
+DONE_STEPS = 5  # a finished subtask is reported as done for this long before the next one begins
+_SETTLE_STEPS = 60  # physics steps from laying out to the first frame
+
+
+class TabletopEnv(gymnasium.Env):
+    """An SO-101 arm, a table, and one instruction of one or several subtasks.
+
+    Observation: {"pixels": {camera: uint8[H, W, 3] RGB}, "agent_pos": float32[6] measured joints [rad], gripper 0..1}.
+    Action: float32[6], absolute joint targets for the end of the control period of 0.1 s, same units.
+    `info` holds instruction, subtask (index, count, text, kind, progress, done), is_success (all subtasks, in order),
+    finished, contacts, swapped (instruction, is_success of the same kind of task about another object) and phase.
+
+    Args:
+      kinds: task kinds that episodes are drawn from, of goals.KINDS.
+      subtasks: least and most subtasks of one instruction.
+      split: train, heldout_objects, heldout_paraphrases, heldout_counts or heldout_looks (splits.yaml).
+      randomize: draw camera poses, lights, shades and textures; else the looks are always the same.
+      cameras: of stage.CAMERAS, in the order of the observation.
+      image_size: camera -> (height, width) [px].
+      terminate_on_success: end the episode at success; by default only a time limit ends it.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": scene.CONTROL_HZ}
+
+    def __init__(
+        self,
+        kinds: Sequence[str] = ("pick",),
+        subtasks: Sequence[int] = (1, 1),
+        split: str = "train",
+        randomize: bool = True,
+        cameras: Sequence[str] = CAMERAS,
+        image_size: Mapping[str, Sequence[int]] | None = None,
+        terminate_on_success: bool = False,
+        render_mode: str | None = None,
+    ):
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode {render_mode!r} is not supported; possible: None, 'rgb_array'")
+        self.render_mode = render_mode
+        self.kinds = tuple(kinds)
+        self.subtasks = (int(subtasks[0]), int(subtasks[1]))
+        self.split = check_split(split)
+        self.randomize = randomize
+        self.terminate_on_success = terminate_on_success
+        self.sizes = {name: tuple((image_size or {}).get(name, (128, 128))) for name in cameras}
+        self.model = scene.build_model()
+        self.data = mujoco.MjData(self.model)
+        self._stage = Stage(self.model)
+        self._qpos = arm.joint_addresses(self.model)
+        self._ctrl = arm.actuator_addresses(self.model)
+        self._renderer: Renderer | None = None
+        pixels = {
+            name: gymnasium.spaces.Box(low=0, high=255, shape=(*size, 3), dtype=np.uint8)
+            for name, size in self.sizes.items()
+        }
+        low, high = arm.POSITION_MIN.astype(np.float32), arm.POSITION_MAX.astype(np.float32)
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                "pixels": gymnasium.spaces.Dict(pixels),
+                "agent_pos": gymnasium.spaces.Box(low=low - 0.5, high=high + 0.5, dtype=np.float32),
+            }
+        )
+        self.action_space = gymnasium.spaces.Box(low=low, high=high, dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Draw a new scene; `options` may hold `instruction` (words, see language.py) or `kind` (of goals.KINDS)."""
+        super().reset(seed=seed)
+        options = options or {}
+        unknown = sorted(set(options) - {"instruction", "kind"})
+        if unknown:
+            raise ValueError(f"reset options {unknown} are not known; possible: instruction, kind")
+        asked = options.get("instruction")
+        kinds = (options["kind"],) if options.get("kind") else self.kinds
+        goals = parse(asked) if asked else None
+        self.layout: Layout = draw(self.np_random, kinds=kinds, subtasks=self.subtasks, split=self.split, goals=goals)
+        self.task_description = asked or instruction(self.layout.goals, self.np_random, self.split)
+        look = draw_look(self.np_random, len(self.layout.placements), self.split) if self.randomize else Look()
+        self._lay_out(look)
+        self._index = 0
+        self._done_steps = 0
+        self._trackers = [Tracker(goal, self.world) for goal in self.layout.goals[:1]]
+        self._swapped = Tracker(self.layout.swapped, self.world)
+        self._swapped_text = canonical(self.layout.swapped)
+        return self._observe(), self._info()
+
+    def _lay_out(self, look: Look) -> None:
+        """Put scene and arm in place and let things settle."""
+        items = self._stage.set(self.data, self.layout, look)
+        self.world = World(self.model, self.data, items)
+        home = arm.from_state(arm.HOME)
+        self.data.qpos[self._qpos] = home
+        self.data.ctrl[self._ctrl] = home
+        mujoco.mj_step(self.model, self.data, nstep=_SETTLE_STEPS)
+        self._target = home
+        if self._renderer is not None:
+            self._renderer.upload_texture(self.model.texture("table").id)
+
+    def step(self, action: np.ndarray):
+        """Move to joint targets float32[6] over one control period; targets outside the joint limits are clipped."""
+        action = np.asarray(action, np.float64)
+        if action.shape != (len(arm.JOINTS),) or not np.isfinite(action).all():
+            raise ValueError(f"an action is {len(arm.JOINTS)} finite joint targets {arm.JOINTS}, got {action!r}")
+        for target in arm.servo_ramp(self._target, action, scene.SUBSTEPS, scene.TIMESTEP_S):
+            self.data.ctrl[self._ctrl] = target
+            mujoco.mj_step(self.model, self.data)
+            self._target = target
+        self._track()
+        info = self._info()
+        return self._observe(), float(info["is_success"]), self.terminate_on_success and info["is_success"], False, info
+
+    def _track(self) -> None:
+        """Judge the present subtask; go on to the next one some steps after it was done."""
+        if self._done_steps >= DONE_STEPS and self._index + 1 < len(self.layout.goals):
+            self._index += 1
+            self._done_steps = 0
+            self._trackers.append(Tracker(self.layout.goals[self._index], self.world))
+        self._trackers[-1].update()
+        self._swapped.update()
+        self._done_steps += self._trackers[-1].success
+
+    @property
+    def goal(self) -> Goal:
+        """The present subtask."""
+        return self.layout.goals[self._index]
+
+    @property
+    def finished(self) -> list[str]:
+        """Canonical words of the finished subtasks, in order."""
+        done = self.layout.goals[: self._index + bool(self._trackers[-1].success)]
+        return [canonical(goal) for goal in done]
+
+    def expert_observation(self) -> tuple[World, Goal]:
+        """Return what the scripted expert reads: the whole truth and the present subtask."""
+        return self.world, self.goal
+
+    def questions(self, rng: np.random.Generator, n: int) -> list[dict[str, str]]:
+        """Return n questions with answers about the present frame (truth.py), one of them pointing at a named object."""
+        return truth.questions(self.world, self.goal, self._boxes(), rng, n)
+
+    def target_questions(self) -> list[dict[str, str]]:
+        """Return the pointing questions about the objects that the present subtask names."""
+        return truth.target_questions(self.goal, self._boxes())
+
+    def _boxes(self) -> dict[str, tuple[int, int, int, int]]:
+        ids = self._frame_source().segment(self.data, "front")
+        return truth.boxes(self.world, ids)
+
+    def embodiment(self) -> dict[str, Any]:
+        """Return joints, limits, control rate and cameras as plain types, the contract that a policy is trained for."""
+        cameras = {name: {"height": int(h), "width": int(w)} for name, (h, w) in self.sizes.items()}
+        return {**arm.embodiment_limits(), "control_hz": float(scene.CONTROL_HZ), "cameras": cameras}
+
+    def _frame_source(self) -> Renderer:
+        """Return the renderer, made at the first frame; scenes without cameras need no OpenGL."""
+        if self._renderer is None:
+            self._renderer = Renderer(self.model, self.sizes)
+        return self._renderer
+
+    def _observe(self) -> dict[str, Any]:
+        pixels = self._frame_source().render(self.data) if self.sizes else {}
+        return {"pixels": pixels, "agent_pos": arm.to_state(self.data.qpos[self._qpos])}
+
+    def _info(self) -> dict[str, Any]:
+        tracker = self._trackers[-1]
+        last = self._index + 1 == len(self.layout.goals)
+        return {
+            "instruction": self.task_description,
+            "subtask": {
+                "index": self._index,
+                "count": len(self.layout.goals),
+                "text": canonical(self.goal),
+                "kind": self.goal.kind,
+                "progress": float(tracker.progress),
+                "done": bool(tracker.success),
+            },
+            "is_success": bool(last and tracker.success),
+            "finished": self.finished,
+            "contacts": self.world.contacts(),
+            "swapped": {"instruction": self._swapped_text, "is_success": bool(self._swapped.success)},
+            "phase": tracker.phase,
+        }
+
+    def render(self) -> np.ndarray | None:
+        """Return the frame of the first camera, uint8[H, W, 3]."""
+        if self.render_mode is None:
+            return None
+        return self._frame_source().render(self.data)[next(iter(self.sizes))]
+
+    def close(self) -> None:
+        """Free the renderer's OpenGL context."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None

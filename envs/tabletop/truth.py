@@ -1,0 +1,193 @@
+"""Questions and answers about one frame, from the scene's truth: captions, yes/no, where, which, and boxes.
+
+Lower case, words only, no final punctuation. Boxes are "<box x0 y0 x1 y1>", integers 0..1023 across the front image.
+Each is a dict of question, answer and type (caption, yesno, where, which or point). Yes and no are drawn with equal
+chance, from question forms that both answers fit in the present frame, so that no form gives its answer away.
+"""
+
+import numpy as np
+
+from envs.tabletop import scene
+from envs.tabletop.goals import Goal
+from envs.tabletop.language import object_names
+from envs.tabletop.world import World
+
+Box = tuple[int, int, int, int]
+BOX_BINS = 1024
+LEAST_PIXELS = 6  # fewer visible ones count as not visible
+NOT_VISIBLE = "not visible"
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_SIDE_M = 0.047  # the table is named in thirds across: left, middle, right
+_MIDDLE_X = 0.205  # and in halves: near, far
+_MARGIN_M = 0.008  # nothing is asked this close to a border
+_LOW_M = 0.012  # an object hangs no higher than this above what carries it
+
+
+def boxes(world: World, geom_ids: np.ndarray) -> dict[str, Box]:
+    """Return the box of every object and fixture that is visible, from a segmentation int32[H, W] of the front image."""
+    height, width = geom_ids.shape
+    found = {}
+    for name in (*world.items, *scene.FIXTURES):
+        rows, columns = np.nonzero(np.isin(geom_ids, world.geoms(name)))
+        if len(rows) >= LEAST_PIXELS:
+            x0, x1 = (int(column * (BOX_BINS - 1) / width + 0.5) for column in (columns.min(), columns.max() + 1))
+            y0, y1 = (int(row * (BOX_BINS - 1) / height + 0.5) for row in (rows.min(), rows.max() + 1))
+            found[name] = (x0, y0, x1, y1)
+    return found
+
+
+def relations(world: World) -> dict[str, tuple[str, str]]:
+    """Return what carries each carried object, as name -> ("in" or "on", name of the carrier)."""
+    held = world.held()
+    return {
+        name: (word, carrier)
+        for name, item in world.items.items()
+        if item.shape in scene.PICKABLE and name != held
+        for carrier in world.items
+        if (word := _carried_by(world, name, carrier))
+    }
+
+
+def _carried_by(world: World, name: str, carrier: str) -> str | None:
+    """Say how `carrier` carries `name`: "in" a bowl, "on" anything else, None if it does not."""
+    if name == carrier:
+        return None
+    item, under = world.items[name], world.items[carrier]
+    offset = world.position(name) - world.position(carrier)
+    bottom = offset[2] - item.half_height
+    near = np.linalg.norm(offset[:2]) < under.half_size
+    if under.shape == "bowl":
+        return "in" if near and bottom < scene.BOWL_HEIGHT else None
+    top = scene.PLATE_HEIGHT if under.shape == "plate" else under.half_height
+    return "on" if near and top - 0.005 < bottom < top + _LOW_M else None
+
+
+def questions(
+    world: World, goal: Goal, seen: dict[str, Box], rng: np.random.Generator, n: int
+) -> list[dict[str, str]]:
+    """Draw n questions about the present frame, the first one pointing at something that the goal names."""
+    targets = target_questions(goal, seen)
+    drawn = [targets[rng.integers(len(targets))]]
+    makers = (_caption, _yesno, _yesno, _where, _which, _point)
+    while len(drawn) < n:
+        question = makers[rng.integers(len(makers))](world, seen, rng)
+        if question:
+            drawn.append(question)
+    return drawn[:n]
+
+
+def target_questions(goal: Goal, seen: dict[str, Box]) -> list[dict[str, str]]:
+    """Return one pointing question for each thing that the goal names; drawer or button where it names no object."""
+    fixture = {"open": "drawer", "close": "drawer", "press": "button"}.get(goal.kind)
+    return [_point_to(name, seen) for name in (goal.object, goal.target, fixture) if name]
+
+
+def describe(world: World) -> str:
+    """Return the caption: the objects from left to right, then the drawer, then what is held."""
+    names = sorted(world.items, key=lambda name: -world.position(name)[1])
+    held = world.held()
+    text = ", ".join(f"{_article(name)} {name}" for name in names)
+    drawer = "open" if world.drawer_opening > 0.5 else "closed"
+    return f"{text}, the drawer is {drawer}" + (f", the gripper is holding the {held}" if held else "")
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"
+
+
+def _answer(question: str, answer: str, kind: str) -> dict[str, str]:
+    return {"question": question, "answer": answer, "type": kind}
+
+
+def _choose(rng: np.random.Generator, choices):
+    return choices[rng.integers(len(choices))]
+
+
+def _caption(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict[str, str]:
+    return _answer(_choose(rng, ("describe the scene", "what is on the table")), describe(world), "caption")
+
+
+def _point_to(name: str, seen: dict[str, Box]) -> dict[str, str]:
+    box = seen.get(name)
+    return _answer(f"point to the {name}", "<box {} {} {} {}>".format(*box) if box else NOT_VISIBLE, "point")
+
+
+def _point(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict[str, str]:
+    return _point_to(_choose(rng, (*world.items, *scene.FIXTURES)), seen)
+
+
+def _yesno(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict[str, str]:
+    """Draw a form of question that can be answered both ways here, then the answer, then the question."""
+    forms = [form for form in (_exists, _related, _holding, _drawer) if all(form(world))]
+    yes = bool(rng.random() < 0.5)
+    return _answer(_choose(rng, _choose(rng, forms)(world)[not yes]), "yes" if yes else "no", "yesno")
+
+
+def _exists(world: World) -> tuple[list[str], list[str]]:
+    """Return questions with the answer yes and with no; absent objects share colour or shape with a present one."""
+    colours, shapes = ({getattr(item, key) for item in world.items.values()} for key in ("colour", "shape"))
+    absent = [name for name in object_names() if name not in world.items]
+    absent = [name for name in absent if name.split()[0] in colours or name.split()[1] in shapes]
+    form = "is there {} {}".format
+    return [form(_article(n), n) for n in world.items], [form(_article(n), n) for n in absent]
+
+
+def _related(world: World) -> tuple[list[str], list[str]]:
+    true = relations(world)
+    if not true:
+        return [], []
+    carriers = {carrier: word for word, carrier in true.values()}
+    carriers |= {n: "in" if item.shape == "bowl" else "on" for n, item in world.items.items() if item.shape in scene.CONTAINERS}
+    movable = [name for name, item in world.items.items() if item.shape in scene.PICKABLE]
+    yes, no = [], []
+    for name in movable:
+        for carrier, word in carriers.items():
+            if name != carrier:
+                (yes if true.get(name) == (word, carrier) else no).append(f"is the {name} {word} the {carrier}")
+    return yes, no
+
+
+def _holding(world: World) -> tuple[list[str], list[str]]:
+    held = world.held()
+    others = [name for name, item in world.items.items() if item.shape in scene.PICKABLE and name != held]
+    return [f"is the gripper holding the {held}"] if held else [], [f"is the gripper holding the {n}" for n in others]
+
+
+def _drawer(world: World) -> tuple[list[str], list[str]]:
+    if 0.15 < world.drawer_opening < 0.75:
+        return [], []
+    is_open = world.drawer_opening > 0.5
+    opened, closed = ["is the drawer open"], ["is the drawer closed"]
+    return (opened, closed) if is_open else (closed, opened)
+
+
+def _where(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict[str, str] | None:
+    name = _choose(rng, list(world.items))
+    place = _place_of(world, name)
+    return _answer(f"where is the {name}", place, "where") if place else None
+
+
+def _place_of(world: World, name: str) -> str | None:
+    """Return what carries an object, or its part of the table, None close to a border between two parts."""
+    if name == world.held():
+        return "in the gripper"
+    if name in (true := relations(world)):
+        return "{} the {}".format(*true[name])
+    x, y, _ = world.position(name)
+    if abs(abs(y) - _SIDE_M) < _MARGIN_M or abs(x - _MIDDLE_X) < _MARGIN_M:
+        return None
+    side = "middle" if abs(y) < _SIDE_M else "left" if y > 0 else "right"
+    return f"{'near' if x < _MIDDLE_X else 'far'} {side}"
+
+
+def _which(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict[str, str]:
+    """Draw from: what is held, what lies in or on what, how many of a shape, the colour of the only one of a shape."""
+    options = [("what is the gripper holding", world.held() or "nothing")]
+    for name, (word, carrier) in relations(world).items():
+        options.append((f"which object is {word} the {carrier}", name))
+    for shape in scene.SLOTS:
+        same = [item for item in world.items.values() if item.shape == shape]
+        options.append((f"how many {shape}s are there", NUMBERS[len(same)]))
+        if len(same) == 1:
+            options.append((f"what colour is the {shape}", same[0].colour))
+    return _answer(*_choose(rng, options), "which")
