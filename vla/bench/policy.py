@@ -1,0 +1,82 @@
+"""How fast a policy answers, beside what the processor's arithmetic alone would allow."""
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import trange
+
+from vla.model.checkpoint import load
+from vla.types import Embodiment, Observation
+
+
+def measure(*, seed: int, checkpoint: str, device: str, calls: int, threads: int | None) -> dict[str, Any]:
+    """Time `calls` single observations through `policy.act`, frame to joint targets; one result.json worth of values.
+
+    `delay_ticks` is how many control steps pass between a frame and its chunk in 95 % of the cases. `safe_control_hz`
+    is the highest control rate at which that delay still leaves half of the chunk to execute. The limit is the time of
+    the same floating-point operations at the rate of a large matrix product measured in this run.
+    """
+    if calls < 20:
+        raise ValueError(f"calls={calls} is too few for a 95th percentile; give at least 20")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    policy = load(checkpoint, device=device)
+    rng = np.random.default_rng(seed)
+    observations = [_noise(policy.embodiment, rng) for _ in range(8)]
+    with FlopCounterMode(display=False) as counter:
+        chunk = policy.act(observations[:1])[0]
+    latency_s = _latencies(policy, observations, calls)
+    p50, p95 = np.percentile(latency_s, [50, 95])
+    matmul = _matmul_flops_per_s(device)
+    return {
+        "chunk_latency_ms": {"p50": p50 * 1e3, "p95": p95 * 1e3},
+        "safe_control_hz": len(chunk.actions) / 2 / p95,
+        "delay_ticks": math.ceil(p95 / chunk.dt_s),
+        "control_hz": policy.embodiment.control_hz,
+        "action_horizon": len(chunk.actions),
+        "parameters": sum(parameter.numel() for parameter in policy.parameters()),
+        "flops_per_chunk": counter.get_total_flops(),
+        "matmul_gflops_per_s": matmul / 1e9,
+        "limit_ms": counter.get_total_flops() / matmul * 1e3,
+        "calls": calls,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def _noise(embodiment: Embodiment, rng: np.random.Generator) -> Observation:
+    """Make an observation of the right shapes; the words do not change how long an answer takes by much."""
+    images = {
+        name: rng.integers(0, 256, (camera.height, camera.width, 3), np.uint8)
+        for name, camera in embodiment.cameras.items()
+    }
+    state = rng.uniform(embodiment.position_min, embodiment.position_max).astype(np.float32)
+    return Observation(images, state, "put the red cube in the blue bowl", time.monotonic())
+
+
+def _latencies(policy: Any, observations: list[Observation], calls: int) -> np.ndarray:
+    """Return float64[calls], seconds of each call after warming up."""
+    for observation in observations:
+        policy.act([observation])
+    seconds = np.empty(calls)
+    for call in trange(calls, desc="act", unit="chunk", leave=False):
+        start = time.perf_counter()
+        policy.act([observations[call % len(observations)]])
+        seconds[call] = time.perf_counter() - start
+    return seconds
+
+
+def _matmul_flops_per_s(device: str, size: int = 1024, seconds: float = 0.5) -> float:
+    """Return the best rate of a float32[size, size] matrix product within some time."""
+    a, b = torch.randn(2, size, size, device=device)
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
