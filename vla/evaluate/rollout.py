@@ -108,8 +108,8 @@ class Flight:
         if self.pilot.ended and self.ended_step is None:
             self.ended_step = self.episode.steps
 
-    def finish(self) -> Episode:
-        """Close the record."""
+    def finish(self, keep: Callable[[Episode], bool]) -> Episode:
+        """Close the record, with its frames if they were kept and `keep` wants them."""
         episode = self.episode
         if self.pilot is not None:
             episode.plans, episode.claims, episode.ended = self.pilot.plans, self.pilot.claims, self.pilot.ended
@@ -117,12 +117,12 @@ class Flight:
                 # The controller got the operator's words; the truth names the same subtask in its own.
                 episode.claims = [(step, episode.truths[0][1]) for step, _ in episode.claims]
         episode.seconds = episode.steps * self.control_dt_s
+        episode.outcome = outcome(episode)
         if episode.crash is None:
             if self.case.questions:
                 self._ask()
-            if self.case.record:
+            if self.case.record and keep(episode):
                 episode.recording = self.worker.ask("frames")
-        episode.outcome = outcome(episode)
         return episode
 
 
@@ -164,8 +164,11 @@ def run(
     pacing: Pacing,
     on_episode: Callable[[Episode], None],
     on_step: Callable[[Episode], None] = lambda episode: None,
+    keep: Callable[[Episode], bool] = lambda episode: True,
 ) -> None:
     """Run every case once, as many at a time as there are workers, and hand each finished episode over.
+
+    `keep` is asked after a recorded episode whether its frames are wanted.
 
     A crash of an environment ends its episode with the traceback in the record; errors of the policy are raised.
     """
@@ -185,10 +188,10 @@ def run(
                     policy.check(Embodiment.from_dict(moment.embodiment))
                 flight.land(moment)
                 over = flight.over
-                episode = flight.finish() if over else flight.episode
+                episode = flight.finish(keep) if over else flight.episode
             except WorkerCrash as error:
                 flight.episode.crash, over = str(error), True
-                episode = flight.finish()
+                episode = flight.finish(keep)
             if over:
                 del flying[id(worker)]
                 idle.append(worker)

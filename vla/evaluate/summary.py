@@ -83,28 +83,40 @@ def completion_row(episodes: Sequence[Episode], *, control_hz: float, tolerance_
     return {**score.__dict__, "tolerance_s": tolerance_s, "progress_error": float(np.mean(errors)) if errors else None}
 
 
-def controls_row(episodes: Sequence[Episode]) -> dict[str, Any]:
+def controls_row(episodes: Sequence[Episode]) -> dict[str, float | None]:
     """Success under each control, means over tasks.
 
     With a blank instruction, `blank_instruction_other` counts the goal that the swapped instruction would have named:
     a policy that acts at random among the objects reaches both equally often, so it measures chance.
     """
-    rows = {name: [e for e in episodes if e.case.control.name == name] for name in
-            ("blank_instruction", "swapped", "blank_camera")}  # fmt: skip
+    blank, swapped, blind = (
+        [episode for episode in episodes if episode.case.control.name == name]
+        for name in ("blank_instruction", "swapped", "blank_camera")
+    )
     return {
-        "blank_instruction": mean_rate(rows["blank_instruction"]),
-        "blank_instruction_other": _mean_swapped(rows["blank_instruction"]),
-        "swapped_named": _mean_swapped(rows["swapped"]),
-        "swapped_original": mean_rate(rows["swapped"]),
-        "blank_camera": mean_rate(rows["blank_camera"]),
-        "episodes": len(finished(episodes)),
-        "per_task": {
-            name: {task: Rate.of(
-                (e.swapped_success if name == "swapped" else e.success) for e in finished(group)).value
-                for task, group in by_task(those).items()}
-            for name, those in rows.items()
-        },
-    }  # fmt: skip
+        "blank_instruction": mean_rate(blank),
+        "blank_instruction_other": _mean_swapped(blank),
+        "swapped_named": _mean_swapped(swapped),
+        "swapped_original": mean_rate(swapped),
+        "blank_camera": mean_rate(blind),
+    }
+
+
+def controls_per_task(episodes: Sequence[Episode]) -> dict[str, dict[str, Any]]:
+    """Both goals under each control for every task, with intervals."""
+    rows: dict[str, dict[str, Any]] = {}
+    for task, those in by_task(episodes).items():
+        for name in dict.fromkeys(episode.case.control.name for episode in those):
+            fine = [episode for episode in finished(those) if episode.case.control.name == name]
+            asked, other = Rate.of(e.success for e in fine), Rate.of(e.swapped_success for e in fine)
+            rows.setdefault(name, {})[task] = {
+                "asked": asked.value,
+                "asked_ci95": asked.ci95,
+                "other": other.value,
+                "other_ci95": other.ci95,
+                "episodes": asked.episodes,
+            }
+    return rows
 
 
 def _mean_swapped(episodes: Sequence[Episode]) -> float | None:
