@@ -41,6 +41,8 @@ UPPER_ANGLE = math.atan2(0.11257, 0.028)  # of the upper arm above the horizonta
 LOWER_ANGLE = math.atan2(0.0052, 0.1349)
 HAND = 0.0611 + 0.098  # wrist flex axis to tip, along the approach direction [m]
 TIP_SIDE = 0.011  # roll axis to tip, along the opening direction of the jaws [m]
+CLOSED_SIDE = -0.0015  # roll axis to the middle of the closed jaws, likewise [m]
+WIDE_SIDE = 0.0245  # roll axis to the place between open jaws where an object to grasp should be [m]
 TIP_TO_END = 0.0065  # the fingers end this far below the tip [m]
 ROLL_ZERO = 0.0487  # roll at which the jaws open in the plane of the arm, outwards [rad]
 ROLL_SIDEWAYS = ROLL_ZERO + math.pi / 2  # jaws open sideways, the moving jaw to the left: what all grasps use [rad]
@@ -64,14 +66,15 @@ class Unreachable(ValueError):
         )
 
 
-def ik_vertical(x: float, y: float, z: float, roll: float = ROLL_SIDEWAYS) -> np.ndarray:
+def ik_vertical(x: float, y: float, z: float, roll: float = ROLL_SIDEWAYS, offset: float = TIP_SIDE) -> np.ndarray:
     """Return joints float64[5] [rad] that put the tip at (x, y, z) [m] with the gripper pointing down.
 
-    `roll` is the wrist roll joint [rad]. Where the arm is too short (far out) or the wrist cannot bend enough (high up) the
+    `roll` is the wrist roll joint [rad]. `offset` [m] moves another point than the tip there: one that lies this far from
+    the roll axis along the opening direction of the jaws, for example `CLOSED_SIDE`. Where the arm is too short (far out) or the wrist cannot bend enough (high up) the
     hand leans outwards by the smallest tilt that gets there, at most `TILT_MAX`; beyond that raises `Unreachable`.
     """
-    side = TIP_SIDE * math.sin(roll - ROLL_ZERO)
-    along = TIP_SIDE * math.cos(roll - ROLL_ZERO)
+    side = offset * math.sin(roll - ROLL_ZERO)
+    along = offset * math.cos(roll - ROLL_ZERO)
     distance = math.hypot(x - PAN_X, y)
     if distance < abs(side) + 1e-6:
         raise Unreachable(x, y, z, "it is on the pan axis")
@@ -132,14 +135,14 @@ def _tilt_to_reach(radius: float, height: float, along: float) -> float:
     return to_shoulder - math.acos(cos_angle) - upright
 
 
-def tip_position(joints: np.ndarray) -> np.ndarray:
-    """Return the tip float64[3] [m] for joints float[5+] [rad]."""
+def tip_position(joints: np.ndarray, offset: float = TIP_SIDE) -> np.ndarray:
+    """Return the tip float64[3] [m], or the point at `offset` as in `ik_vertical`, for joints float[5+] [rad]."""
     pan, lift, flex, wrist, roll = (float(value) for value in joints[:5])
     upper = UPPER_ANGLE - lift
     lower = LOWER_ANGLE - lift - flex
     nose = -(lift + flex + wrist)  # of the approach direction above the horizontal
-    side = TIP_SIDE * math.sin(roll - ROLL_ZERO)
-    along = TIP_SIDE * math.cos(roll - ROLL_ZERO)
+    side = offset * math.sin(roll - ROLL_ZERO)
+    along = offset * math.cos(roll - ROLL_ZERO)
     radius = SHOULDER_R + UPPER * math.cos(upper) + LOWER * math.cos(lower)
     radius += HAND * math.cos(nose) - along * math.sin(nose)
     height = SHOULDER_Z + UPPER * math.sin(upper) + LOWER * math.sin(lower)
