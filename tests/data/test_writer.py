@@ -131,7 +131,7 @@ def test_an_episode_that_is_not_saved_leaves_nothing(tmp_path):
 
 CHILD = """
 import sys
-sys.path.insert(0, "tests/data")
+sys.path.insert(0, sys.argv[2])
 from test_writer import *
 with DatasetWriter(sys.argv[1], FPS, FEATURES, video_files_size_in_mb=0.004) as writer:
     while True:
@@ -144,13 +144,15 @@ with DatasetWriter(sys.argv[1], FPS, FEATURES, video_files_size_in_mb=0.004) as 
 
 def test_kill_loses_at_most_the_episode_in_progress(tmp_path):
     random, acknowledged = np.random.default_rng(0), 0
-    for _ in range(6):
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    for _ in range(4):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path), os.path.dirname(__file__)], stdout=subprocess.PIPE, text=True
+        )
         assert child.stdout is not None
-        child.stdout.readline()
+        first = child.stdout.readline()
         time.sleep(random.uniform(0, 0.12))
         os.kill(child.pid, signal.SIGKILL)
-        lines = child.communicate()[0].split()
+        lines = (first + child.communicate()[0]).split()
         acknowledged = max([acknowledged, *map(int, lines)])
         with DatasetWriter(tmp_path, FPS, FEATURES, video_files_size_in_mb=0.004) as writer:
             assert len(writer.saved()) >= acknowledged
@@ -161,7 +163,7 @@ def test_kill_loses_at_most_the_episode_in_progress(tmp_path):
         truth = frame(len(dataset.episodes) - 1, 6)["observation.images.front"]
         assert np.abs(last - truth).mean() < 5
         assert not [*tmp_path.glob("**/*.tmp*"), *tmp_path.glob(f"{schema.STAGING}/.recording*")]
-    assert acknowledged >= 6
+    assert acknowledged >= 4
 
 
 def test_opening_removes_a_shard_that_was_not_committed(tmp_path):
@@ -190,7 +192,7 @@ def test_staged_copy_of_a_joined_episode_is_dropped(root, tmp_path):
 
 def test_other_features_are_refused_by_name(root):
     changed = FEATURES | {"action": {"dtype": "float32", "shape": [3], "names": None}}
-    with pytest.raises(ValueError, match="feature action.*choose|choose.*feature action"):
+    with pytest.raises(ValueError, match=r"choose another folder.*feature action"):
         DatasetWriter(root, FPS, changed)
 
 
@@ -238,9 +240,8 @@ def test_unwritable_place_says_what_to_do(tmp_path):
     ],
 )
 def test_a_wrong_frame_is_refused(tmp_path, change, message):
-    with EpisodeRecorder(tmp_path, 0, FPS, FEATURES, "h264") as recorder:
-        with pytest.raises(ValueError, match=message):
-            recorder.add(frame(0, 0) | change, task="task")
+    with EpisodeRecorder(tmp_path, 0, FPS, FEATURES, "h264") as recorder, pytest.raises(ValueError, match=message):
+        recorder.add(frame(0, 0) | change, task="task")
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ class EpisodeDataset:
     @cached_property
     def stats(self) -> dict[str, Stats]:
         """Exact statistics: our own datasets store them; of a foreign one numbers are computed, images are not."""
-        if self.info.get("vla") == FORMAT:
+        if FORMAT.items() <= self.info.get("vla", {}).items():
             return from_json(json.loads((self.root / "meta/stats.json").read_text()))
         return {key: array_stats(self.column(key)) for key in schema.numeric_keys(self.features)}
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from vla.data import schema
 from vla.data.stats import array_stats, histogram_stats, image_histogram, to_json
-from vla.data.video import VideoEncoder
+from vla.data.video import VideoEncoder, header
 
 ROOM_BYTES = 64 * 2**20  # refuse to begin an episode with less free room on the disk
 
@@ -107,6 +107,7 @@ class EpisodeRecorder:
             self._write_columns()
             content = {"length": self.length, "extra": extra or {}, "stats": to_json(self._stats())}
             content["histograms"] = {key: counts.tolist() for key, counts in self._histograms.items()}
+            content["encoding"] = {key: (header(self._folder / f"{key}.mp4") or b"").hex() for key in self._videos}
             (self._folder / "episode.json").write_text(json.dumps(content))
             for path in self._folder.iterdir():
                 schema.flush(path)

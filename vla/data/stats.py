@@ -16,9 +16,9 @@ Stats = dict[str, np.ndarray]
 
 def array_stats(values: np.ndarray) -> Stats:
     """Describe float or bool [N, D] (or [N]); every entry is float64[D], `count` is int64[1]."""
-    values = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     if not len(values):
         raise ValueError("statistics of 0 frames do not exist: give at least one frame")
+    values = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     stats = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
     quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
     return stats | dict(zip(QUANTILES, quantiles, strict=True)) | {"count": np.array([len(values)])}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -71,18 +72,18 @@ def describe(path: Path, fps: int) -> dict[str, object]:
 def join(paths: Sequence[Path], lengths: Sequence[int], target: Path, fps: int) -> None:
     """Concatenate files of `VideoEncoder`, of `lengths` frames each, into `target` without re-encoding."""
     with av.open(str(target), "w", options=CONTAINER) as output:
-        stream, header, start = None, None, 0
+        stream, first, start = None, None, 0
         for path, length in zip(paths, lengths, strict=True):
             with av.open(str(path)) as source:
                 video = source.streams.video[0]
                 if stream is None:
                     stream = output.add_stream_from_template(video)
-                    header = video.codec_context.extradata
-                if video.codec_context.extradata != header:
+                    first = video.codec_context.extradata
+                if video.codec_context.extradata != first:
                     raise ValueError(
                         f"{path} was encoded with other settings than {paths[0]}: they cannot share a file"
                     )
-                offset, seen = int(round(Fraction(start, fps) / video.time_base)), 0
+                offset, seen = round(Fraction(start, fps) / video.time_base), 0
                 for packet in source.demux(video):
                     if packet.dts is None:
                         continue
@@ -95,13 +96,10 @@ def join(paths: Sequence[Path], lengths: Sequence[int], target: Path, fps: int) 
             start += length
 
 
-def same_encoding(first: Path, second: Path) -> bool:
-    """Whether two files have the same decoder header, so that `join` takes them together."""
-    headers = []
-    for path in (first, second):
-        with av.open(str(path)) as container:
-            headers.append(container.streams.video[0].codec_context.extradata)
-    return headers[0] == headers[1]
+def header(path: Path) -> bytes | None:
+    """Return the decoder header of a file; `join` takes files together that have the same one."""
+    with av.open(str(path)) as container:
+        return container.streams.video[0].codec_context.extradata
 
 
 class VideoReader:
@@ -159,6 +157,6 @@ class VideoReader:
 def _runs(times_s: np.ndarray, gap_s: float) -> Iterator[tuple[int, int]]:
     """Split ascending times into ranges without a gap over `gap_s`: a range is decoded in one go."""
     edges = [0, *(np.flatnonzero(np.diff(times_s) > gap_s) + 1), len(times_s)]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         if stop > start:
             yield int(start), int(stop)

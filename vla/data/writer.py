@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from vla.data import schema
 from vla.data.recorder import EpisodeRecorder, disk_errors, staged_folder
 from vla.data.stats import Stats, array_stats, histogram_stats, to_json
-from vla.data.video import describe, join, same_encoding
+from vla.data.video import describe, join
 
 FORMAT = {"writer": "vla", "version": 1, "statistics": "exact"}
 
@@ -27,6 +27,7 @@ FORMAT = {"writer": "vla", "version": 1, "statistics": "exact"}
 class DatasetWriter:
     """The only process that changes the shards of a dataset; opening an unfinished one repairs and continues it.
 
+    `metadata` is kept under "vla" in meta/info.json and, like the features, must be the same when writing goes on.
     `extra` values given to `EpisodeRecorder.save` become columns of the table of episodes and must have the same keys.
     """
 
@@ -36,6 +37,7 @@ class DatasetWriter:
         fps: int,
         features: schema.Features,
         robot_type: str | None = None,
+        metadata: dict[str, Any] | None = None,
         codec: str = "h264",
         data_files_size_in_mb: float = 100,
         video_files_size_in_mb: float = 200,
@@ -46,7 +48,8 @@ class DatasetWriter:
         self.root, self.fps, self.features, self.codec = Path(root), int(fps), features, codec
         self.all_features = features | schema.INDEX_FEATURES
         self._limits_mb = (data_files_size_in_mb, video_files_size_in_mb)
-        self._robot_type = robot_type
+        self._robot_type, self._metadata = robot_type, metadata or {}
+        self._known: dict[int, tuple[dict[str, int], dict[str, str]]] = {}
         with disk_errors(self.root):
             self._lock = self._open()
         self._check_same()
@@ -68,22 +71,22 @@ class DatasetWriter:
 
     def _check_same(self) -> None:
         """Refuse to continue a dataset with other features."""
-        identity = {"fps": self.fps, "features": self.features, "codec": self.codec}
+        features = {f"feature {key}": value for key, value in self.features.items()}
+        now = {"fps": self.fps, "codec": self.codec} | features | flat(self._metadata)
+        now = json.loads(json.dumps(now))
         path = self.root / schema.STAGING / "identity.json"
         if not path.exists():
-            return schema.write_json(path, identity)
-        before, now = json.loads(path.read_text()), json.loads(json.dumps(identity))
-        old, new = (
-            entry | {f"feature {key}": value for key, value in entry.pop("features").items()} for entry in (before, now)
-        )
+            return schema.write_json(path, now)
+        before = json.loads(path.read_text())
         different = [
-            f"{key}: {old.get(key)} before, {new.get(key)} now"
-            for key in sorted({*old, *new})
-            if old.get(key) != new.get(key)
+            f"{key}: {before.get(key)} before, {now.get(key)} now"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
         ]
         if different:
             raise ValueError(
-                f"{self.root} was begun with other settings, choose another folder: {'; '.join(different)}"
+                f"{self.root} was begun with other settings, choose another folder or the same settings: "
+                + "; ".join(different)
             )
 
     def _recover(self) -> None:
@@ -133,26 +136,26 @@ class DatasetWriter:
         saved, episodes, sizes = self.saved(), [], {}
         index = self.joined_episodes
         while index in saved:
-            folder = staged_folder(self.root, index)
-            added = {path.name: path.stat().st_size for path in folder.iterdir() if path.suffix != ".json"}
+            added, encoding = self._staged(index)
             grown = {name: sizes.get(name, 0) + size for name, size in added.items()}
-            if episodes and (self._too_large(grown) or not self._joinable(episodes[0], index)):
+            if episodes and (self._too_large(grown) or encoding != self._staged(episodes[0])[1]):
                 yield episodes, True
                 episodes, grown = [], added
             episodes, sizes, index = [*episodes, index], grown, index + 1
         if episodes:
             yield episodes, False
 
-    def _too_large(self, sizes: dict[str, int]) -> bool:
-        data_mb, video_mb = self._limits_mb
-        return any(size > (video_mb if name.endswith(".mp4") else data_mb) * 2**20 for name, size in sizes.items())
+    def _staged(self, index: int) -> tuple[dict[str, int], dict[str, str]]:
+        """Sizes of the files of a staged episode [bytes] and the encodings of its videos."""
+        if index not in self._known:
+            folder = staged_folder(self.root, index)
+            encoding = json.loads((folder / "episode.json").read_text())["encoding"]
+            self._known[index] = ({path.name: path.stat().st_size for path in folder.iterdir()}, encoding)
+        return self._known[index]
 
-    def _joinable(self, first: int, second: int) -> bool:
-        keys = schema.video_keys(self.features)
-        return all(
-            same_encoding(*(staged_folder(self.root, index) / f"{key}.mp4" for index in (first, second)))
-            for key in keys
-        )
+    def _too_large(self, sizes: dict[str, int]) -> bool:
+        limits_mb = dict(zip((".parquet", ".mp4"), self._limits_mb, strict=True))
+        return any(size > limits_mb.get(Path(name).suffix, np.inf) * 2**20 for name, size in sizes.items())
 
     def _write_shard(self, episodes: list[int]) -> None:
         """Write the files of the next shard, then the table of its episodes, then remove the staged copies."""
@@ -256,7 +259,7 @@ class DatasetWriter:
             "data_path": schema.DATA_PATH,
             "video_path": schema.VIDEO_PATH if schema.video_keys(self.features) else None,
             "features": features,
-            "vla": FORMAT,
+            "vla": FORMAT | self._metadata,
         }
         schema.write_json(self.root / "meta/info.json", info)
 
@@ -290,6 +293,14 @@ class DatasetWriter:
         if error is None:
             self.close()
         self._lock.close()
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dicts to one level, keys joined by dots."""
+    entries: dict[str, Any] = {}
+    for key, value in content.items():
+        entries |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return entries
 
 
 def column_array(column: pa.ChunkedArray) -> np.ndarray:
