@@ -3,9 +3,9 @@
 Frame: origin at the arm base on the table top, x forward, y left, z up [m]. Joint vectors follow `JOINTS` [rad], except
 that the gripper, last, runs from 0 (closed) to 1 (open) wherever it leaves this file.
 
-In the vertical plane of the arm, measured from the pan axis: the shoulder lifts at (`SHOULDER_R`, `SHOULDER_Z`), the upper
-arm reaches `UPPER`, the forearm `LOWER`, the hand `HAND` down to the tip site; the tip lies `TIP_SIDE` beside the roll axis,
-in the middle of a 25 mm object held by the jaws.
+In the vertical plane of the arm, measured from the pan axis: the shoulder lifts at (`SHOULDER_R`, `SHOULDER_Z`), the
+upper arm reaches `UPPER`, the forearm `LOWER`, the hand `HAND` down to the tip site; the tip lies `TIP_SIDE` beside the
+roll axis, in the middle of a 25 mm object held by the jaws.
 """
 
 import math
@@ -69,9 +69,10 @@ class Unreachable(ValueError):
 def ik_vertical(x: float, y: float, z: float, roll: float = ROLL_SIDEWAYS, offset: float = TIP_SIDE) -> np.ndarray:
     """Return joints float64[5] [rad] that put the tip at (x, y, z) [m] with the gripper pointing down.
 
-    `roll` is the wrist roll joint [rad]. `offset` [m] moves another point than the tip there: one that lies this far from
-    the roll axis along the opening direction of the jaws, for example `CLOSED_SIDE`. Where the arm is too short (far out) or the wrist cannot bend enough (high up) the
-    hand leans outwards by the smallest tilt that gets there, at most `TILT_MAX`; beyond that raises `Unreachable`.
+    `roll` is the wrist roll joint [rad]. `offset` [m] moves another point than the tip there: one that lies this far
+    from the roll axis along the opening direction of the jaws, for example `CLOSED_SIDE`. Where the arm is too short
+    (far out) or the wrist cannot bend enough (high up) the hand leans outwards by the smallest tilt that gets there,
+    at most `TILT_MAX`; beyond that raises `Unreachable`.
     """
     side = offset * math.sin(roll - ROLL_ZERO)
     along = offset * math.cos(roll - ROLL_ZERO)

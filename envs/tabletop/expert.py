@@ -1,9 +1,9 @@
 """The scripted demonstrator: a feedback law from the true state of the world to joint targets.
 
-What it does next follows from the present state alone (where the hand is, how far the jaws are open, where the objects
-are), never from a clock or from what it did before. So it recovers from slips, drops and pushes by itself, and two equal
-states always get the same action, which is what makes it learnable. Each action aims a short, limited way ahead of the
-measured hand, so that the length of that step sets the speed.
+What it does next follows from the present state alone (where the hand is, how far the jaws are open, where the
+objects are), never from a clock or from what it did before. So it recovers from slips, drops and pushes by itself, and
+two equal states always get the same action, which is what makes it learnable. Each action aims a short, limited way
+ahead of the measured hand, so that the length of that step sets the speed.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.tabletop import arm, scene
-from envs.tabletop.goals import CLOSED, DIRECTIONS, Goal, gap, is_in, is_on
+from envs.tabletop.goals import CLOSED, DIRECTIONS, PUSH_LINES, Goal, gap, is_in, is_on
 from envs.tabletop.world import World
 
 STEP_FREE, STEP_NEAR = 0.040, 0.020  # furthest target ahead of the hand [m]; about 0.24 and 0.12 m/s
@@ -22,12 +22,6 @@ RELEASED = 0.06  # the jaws have let go when open by this much more than the obj
 GAPS_M = (0.0, 0.015, 0.0305, 0.0457, 0.0601, 0.0729)  # between the tips, gripper at 0, 0.1, .. 0.5
 PUSH_Z, HANDLE_Z = 0.014, 0.042
 FINGERS_RADIUS = 0.011  # of the closed jaws [m]
-PUSH_LINES = {
-    "left": 0.105,
-    "right": 0.105,
-    "forward": 0.270,
-    "back": -0.140,
-}  # how far to push, along the direction [m]
 PUSH_GAP_M = 0.014  # how close to push something next to something
 OPEN_TO, CLOSE_TO = 0.92, CLOSED / 2
 

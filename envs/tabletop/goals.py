@@ -4,8 +4,8 @@ A condition is judged once a control step on the state of the world; a `Tracker`
 condition has held for `HOLD_STEPS` control steps in a row (1 s).
 
 - pick: the object is lifted by at least 5 cm and both jaws touch it.
-- place: the object is inside the bowl (centre within the inner radius, underside below the rim) or on the plate (centre over
-  the plate, underside at its surface), at rest, and no jaw touches it.
+- place: the object is inside the bowl (centre within the inner radius, underside below the rim) or on the plate
+  (centre over the plate, underside at its surface), at rest, and no jaw touches it.
 - stack: the object stands on the target, its centre over it, at rest, and no jaw touches it.
 - push to a side: the object has moved by at least 5 cm to that side since the subtask began, at rest, on the table.
 - push next to: the gap between the two is below 2.5 cm, at rest, on the table.
@@ -23,6 +23,11 @@ from envs.tabletop.world import FINGERS, World
 KINDS = ("pick", "place", "stack", "push", "open", "close", "press")
 SIDES = ("left", "right", "forward", "back")  # in the arm's frame: left = +y, forward = +x
 DIRECTIONS = {"left": (0.0, 1.0), "right": (0.0, -1.0), "forward": (1.0, 0.0), "back": (-1.0, 0.0)}
+
+# Where a push to a side ends, along its direction [m]: a place on the table, so that a camera can tell that it is over.
+# layout.py lets such a push start this far before that line.
+PUSH_LINES = {"left": 0.105, "right": 0.115, "forward": 0.272, "back": -0.130}
+PUSH_START_M = (0.060, 0.130)
 
 HOLD_STEPS = 10  # control steps, 1 s
 PRESS_STEPS = 3
@@ -47,7 +52,7 @@ class Goal:
 class Tracker:
     """Follows one subtask from its first frame on: `success`, `progress` 0..1 and `phase` after each `update`.
 
-    `progress` is 1 just when the condition is fulfilled at this moment, and below 0.95 else; `success` adds that it held.
+    `progress` is 1 just when the condition is fulfilled at this moment, below 0.95 else; `success` adds that it held.
     """
 
     def __init__(self, goal: Goal, world: World):
@@ -58,16 +63,17 @@ class Tracker:
         self._start = world.position(goal.object) if goal.object else np.zeros(3)
         self._start_tip = tip(world)
         self.success = False
-        self.progress, self.phase = self._measure()
+        self.progress, self.phase = (1.0, "done") if self.fulfilled else self._measure()
 
     def update(self) -> None:
         """Judge the present state; call it once a control step."""
         pressed = self._world.button_travel >= PRESSED
         if self._pressed_steps < PRESS_STEPS:
             self._pressed_steps = self._pressed_steps + 1 if pressed else 0
-        self._held_steps = self._held_steps + 1 if self.fulfilled else 0
+        fulfilled = self.fulfilled
+        self._held_steps = self._held_steps + 1 if fulfilled else 0
         self.success = self._held_steps >= HOLD_STEPS
-        self.progress, self.phase = self._measure()
+        self.progress, self.phase = (1.0, "done") if fulfilled else self._measure()
 
     @property
     def fulfilled(self) -> bool:
@@ -91,9 +97,7 @@ class Tracker:
         return at_rest and self._pushed_m() >= PUSH_M
 
     def _measure(self) -> tuple[float, str]:
-        """Return how far along the subtask is, 0..1, and a word for it."""
-        if self.fulfilled:
-            return 1.0, "done"
+        """Return how far along an unfulfilled subtask is, 0..0.95, and a word for it."""
         goal, world = self.goal, self._world
         if goal.kind in ("pick", "place", "stack"):
             return self._measure_carrying()
