@@ -1,12 +1,14 @@
 """Fast offscreen rendering of a MuJoCo model without a GPU.
 
-Three things cost on a software rasteriser: the shadow map (one more pass over 16 million texels), a new context, and
-updating the scene once a camera. Here shadows are off, the context lives as long as the renderer, and one scene update
-serves all cameras.
+What costs on a software rasteriser: the shadow map (one more pass over 16 million texels), shapes of a thousand
+triangles, a new context, updating the scene once a camera. Here shadows are off, shapes have as many faces as one can
+see, the context lives as long as the renderer, and one scene update serves all cameras.
 """
 
+import atexit
 import importlib
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 
 import mujoco
@@ -38,9 +40,18 @@ class Renderer:
         `upload_texture`.
       sizes: camera name -> (height, width) [px].
       samples: multisampling, 0, 2 or 4; 4 as `mujoco.Renderer`.
+      slices: faces around a cylinder; `mujoco.Renderer` has 28.
+      max_geom: most geoms that one frame can show.
     """
 
-    def __init__(self, model: mujoco.MjModel, sizes: Mapping[str, Sequence[int]], samples: int = 4, max_geom: int = 400):
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        sizes: Mapping[str, Sequence[int]],
+        samples: int = 4,
+        slices: int = 20,
+        max_geom: int = 400,
+    ):
         cameras = [model.camera(index).name for index in range(model.ncam)]
         unknown = sorted(set(sizes) - set(cameras))
         if unknown:
@@ -57,7 +68,9 @@ class Renderer:
         width = max(width for _, width in self.sizes.values())
         self._gl = _gl_context(width, height)
         self._gl.make_current()
-        self._context = _render_context(model, width, height, samples)
+        self._context = _render_context(model, width, height, samples, slices)
+        self._free = weakref.finalize(self, _free, self._gl, self._context)
+        atexit.register(self._free)  # before OpenGL itself is taken down
 
     def render(self, data: mujoco.MjData) -> dict[str, np.ndarray]:
         """Return one frame of every camera, uint8[H, W, 3] RGB each."""
@@ -83,15 +96,11 @@ class Renderer:
 
     def close(self) -> None:
         """Free the context; rendering ends."""
-        if self._gl is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._gl.free()
-            self._gl = None
+        self._free()
 
     def _frames(self, data: mujoco.MjData, names: Sequence[str] = ()):
         """Yield (camera name, frame), updating the geoms of the scene once."""
-        if self._gl is None:
+        if not self._free.alive:
             raise RenderError("the renderer is closed; make a new one")
         self._gl.make_current()
         for index, name in enumerate(names or self.sizes):
@@ -105,6 +114,12 @@ class Renderer:
             mujoco.mjr_render(self._rects[name], self._scene, self._context)
             mujoco.mjr_readPixels(image, None, self._rects[name], self._context)
             yield name, np.ascontiguousarray(image[::-1])
+
+
+def _free(gl, context: mujoco.MjrContext) -> None:
+    gl.make_current()
+    context.free()
+    gl.free()
 
 
 def _fixed_camera(index: int) -> mujoco.MjvCamera:
@@ -123,16 +138,26 @@ def _gl_context(width: int, height: int):
         return importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
     except Exception as error:
         raise RenderError(
-            f"no OpenGL with MUJOCO_GL={backend} ({type(error).__name__}: {error}); on Debian or Ubuntu: {_PACKAGES[backend]}"
+            f"no OpenGL with MUJOCO_GL={backend} ({type(error).__name__}: {error}); "
+            f"on Debian or Ubuntu: {_PACKAGES[backend]}"
         ) from None
 
 
-def _render_context(model: mujoco.MjModel, width: int, height: int, samples: int) -> mujoco.MjrContext:
-    """Upload the model's shapes; shadow map off, buffers no larger than the largest image."""
-    quality, buffer = model.vis.quality, model.vis.global_
-    before = quality.shadowsize, quality.offsamples, buffer.offwidth, buffer.offheight
-    quality.shadowsize, quality.offsamples, buffer.offwidth, buffer.offheight = 0, samples, width, height
+def _render_context(model: mujoco.MjModel, width: int, height: int, samples: int, slices: int) -> mujoco.MjrContext:
+    """Upload the model's shapes, coarse ones; no shadow map, buffers no larger than the largest image."""
+    quality = {"shadowsize": 0, "offsamples": samples, "numslices": slices, "numstacks": 2, "numquads": 1}
+    buffers = {"offwidth": width, "offheight": height}
+    before = [_exchange(model.vis.quality, quality), _exchange(model.vis.global_, buffers)]
     context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-    quality.shadowsize, quality.offsamples, buffer.offwidth, buffer.offheight = before
+    _exchange(model.vis.quality, before[0])
+    _exchange(model.vis.global_, before[1])
     mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
     return context
+
+
+def _exchange(holder, values: Mapping[str, int]) -> dict[str, int]:
+    """Set attributes and return what they were."""
+    before = {key: getattr(holder, key) for key in values}
+    for key, value in values.items():
+        setattr(holder, key, value)
+    return before

@@ -1,7 +1,7 @@
 """The tabletop as a gymnasium environment: cameras and joint positions out, joint targets in, the truth in `info`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import mujoco
@@ -38,7 +38,7 @@ class TabletopEnv(gymnasium.Env):
       terminate_on_success: end the episode at success; by default only a time limit ends it.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": scene.CONTROL_HZ}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": scene.CONTROL_HZ}
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class TabletopEnv(gymnasium.Env):
         subtasks: Sequence[int] = (1, 1),
         split: str = "train",
         randomize: bool = True,
-        cameras: Sequence[str] = CAMERAS,
+        cameras: Sequence[str] = tuple(CAMERAS),
         image_size: Mapping[str, Sequence[int]] | None = None,
         terminate_on_success: bool = False,
         render_mode: str | None = None,
@@ -61,12 +61,13 @@ class TabletopEnv(gymnasium.Env):
         self.terminate_on_success = terminate_on_success
         self.sizes = {name: tuple((image_size or {}).get(name, (128, 128))) for name in cameras}
         self.model = scene.build_model()
+        scene.frame_front(self.model, *self.sizes.get("front", (128, 128)))
         self.data = mujoco.MjData(self.model)
         self._stage = Stage(self.model)
         self._qpos = arm.joint_addresses(self.model)
         self._ctrl = arm.actuator_addresses(self.model)
         self._renderer: Renderer | None = None
-        pixels = {
+        pixels: dict[str, gymnasium.Space] = {
             name: gymnasium.spaces.Box(low=0, high=255, shape=(*size, 3), dtype=np.uint8)
             for name, size in self.sizes.items()
         }
@@ -104,7 +105,7 @@ class TabletopEnv(gymnasium.Env):
         """Put scene and arm in place and let things settle."""
         items = self._stage.set(self.data, self.layout, look)
         self.world = World(self.model, self.data, items)
-        home = arm.from_state(arm.HOME)
+        home = arm.from_state(np.array([*arm.ik_vertical(*self.layout.start), arm.HOME[5]]))
         self.data.qpos[self._qpos] = home
         self.data.ctrl[self._ctrl] = home
         mujoco.mj_step(self.model, self.data, nstep=_SETTLE_STEPS)
@@ -123,7 +124,8 @@ class TabletopEnv(gymnasium.Env):
             self._target = target
         self._track()
         info = self._info()
-        return self._observe(), float(info["is_success"]), self.terminate_on_success and info["is_success"], False, info
+        success = info["is_success"]
+        return self._observe(), float(success), self.terminate_on_success and success, False, info
 
     def _track(self) -> None:
         """Judge the present subtask; go on to the next one some steps after it was done."""
@@ -151,7 +153,7 @@ class TabletopEnv(gymnasium.Env):
         return self.world, self.goal
 
     def questions(self, rng: np.random.Generator, n: int) -> list[dict[str, str]]:
-        """Return n questions with answers about the present frame (truth.py), one of them pointing at a named object."""
+        """Return n questions about the present frame (truth.py), the first one points at what the subtask names."""
         return truth.questions(self.world, self.goal, self._boxes(), rng, n)
 
     def target_questions(self) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """Draws what lies on the table and what is asked for, from a seed; knows no physics.
 
-Every scene holds the objects that the goals name and at least three more, among them the same shape in another colour and
-the same colour in another shape, so that only the words tell which one is meant.
+Every scene holds the objects that the goals name and at least three more, among them the same shape in another colour
+and the same colour in another shape, so that only the words tell which one is meant.
 """
 
 import math
@@ -12,22 +12,25 @@ import numpy as np
 
 from envs.tabletop import scene
 from envs.tabletop.arm import PAN_X
-from envs.tabletop.goals import KINDS, SIDES, Goal
+from envs.tabletop.goals import DIRECTIONS, KINDS, PUSH_LINES, PUSH_START_M, SIDES, Goal
 from envs.tabletop.language import object_names
 from envs.tabletop.splits import check_split, object_count
 
 SPAWN_MIN = np.array([0.120, -0.140])  # centres of loose objects lie in this box, x and y [m]
-SPAWN_MAX = np.array([0.285, 0.140])
+SPAWN_NEAREST = 0.100  # and at least this far from the pan axis, where the arm can lift things [m]
+SPAWN_MAX = np.array([0.285, 0.115])
 PUSH_MIN = np.array([0.100, -0.145])  # and stay in this one when pushed
-PUSH_MAX = np.array([0.305, 0.135])
-DIRECTIONS = {"left": (0.0, 1.0), "right": (0.0, -1.0), "forward": (1.0, 0.0), "back": (-1.0, 0.0)}
-PUSH_CLEAR_M = (-0.055, 0.085)  # free way from behind the object to beyond its end
+PUSH_MAX = np.array([0.305, 0.130])
+PUSH_BEHIND_M, PUSH_BEYOND_M = 0.055, 0.025  # free space behind the object and beyond the end of its way
+LANE_HALF_WIDTH = 0.020  # of the pushed object and the gripper behind it [m]
 PUSH_NEXT_M = (0.095, 0.150)  # distance of the centres before a push next to something
 CLEARANCE = {"cube": 0.033, "cylinder": 0.033, "bowl": 0.053, "plate": 0.052}  # two centres are the sum apart, at least
 YAW_RAD = 0.30  # cubes are turned by up to this much against the direction from the arm
 HALF_SIZE = (0.010, 0.015)
 DISTRACTORS = 3
 MOST_NAMED = 5  # objects that the goals of one scene may name
+START_MIN = np.array([0.165, -0.020, 0.105])  # where the tip of the gripper starts, clear of the objects [m]
+START_MAX = np.array([0.180, 0.020, 0.115])
 _TRIES = 60
 
 
@@ -52,6 +55,17 @@ class Layout:
     drawer_opening: float  # 0..1
     drawer_shift: tuple[float, float]  # of the fixture against its usual place [m]
     button_shift: tuple[float, float]
+    start: tuple[float, float, float]  # of the gripper's tip [m]
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """The way of a push, which other objects keep clear of."""
+
+    thing: str | None
+    target: str | None
+    start: np.ndarray  # float64[2], behind the object [m]
+    end: np.ndarray
 
 
 def draw(
@@ -86,6 +100,7 @@ def draw(
                 drawer_opening=opening,
                 drawer_shift=(shift[0], shift[1]),
                 button_shift=(shift[2], shift[3]),
+                start=tuple(rng.uniform(START_MIN, START_MAX)),
             )
     raise ValueError(f"no scene for {list(goals) if goals else list(kinds)} in {_TRIES} draws: ask for fewer objects")
 
@@ -99,7 +114,9 @@ def _shape(name: str) -> str:
     return name.split()[-1]
 
 
-def _draw_goals(rng: np.random.Generator, kinds: Sequence[str], subtasks: tuple[int, int], split: str) -> tuple[Goal, ...]:
+def _draw_goals(
+    rng: np.random.Generator, kinds: Sequence[str], subtasks: tuple[int, int], split: str
+) -> tuple[Goal, ...]:
     """Draw a sequence that can be done in order: nothing is moved twice, the drawer alternates, a pick comes last."""
     count = int(rng.integers(subtasks[0], subtasks[1] + 1))
     goals: list[Goal] = []
@@ -145,10 +162,10 @@ def _draw_objects(rng: np.random.Generator, goals: Sequence[Goal], split: str) -
     low, high = object_count(split)
     count = max(int(rng.integers(low, high + 1)), len(names) + DISTRACTORS)
     pool = object_names() + (object_names(heldout=True) if split == "heldout_objects" else [])
-    full = {shape: number for shape, number in scene.SLOTS.items()}
 
     def add(candidates: list[str]) -> None:
-        free = [n for n in candidates if n not in names and sum(_shape(m) == _shape(n) for m in names) < full[_shape(n)]]
+        room = {shape for shape, most in scene.SLOTS.items() if sum(_shape(name) == shape for name in names) < most}
+        free = [name for name in candidates if name not in names and _shape(name) in room]
         if free and len(names) < count:
             names.append(free[rng.integers(len(free))])
 
@@ -173,11 +190,13 @@ def _place(rng: np.random.Generator, names: Sequence[str], goals: Sequence[Goal]
             small, large = sorted((sizes[goal.object], sizes[goal.target]))
             sizes[goal.object], sizes[goal.target] = small, large
     centres: dict[str, np.ndarray] = {}
-    lanes: list[tuple[str, str | None, np.ndarray, np.ndarray]] = []  # object, target, ends of the way of a push
+    lanes: list[_Lane] = []
     pushes = {goal.object: goal for goal in goals if goal.kind == "push"}
     for name in sorted(names, key=lambda name: (name not in pushes, _shape(name) not in scene.CONTAINERS)):
         for _ in range(_TRIES):
             centre = rng.uniform(SPAWN_MIN, SPAWN_MAX)
+            if np.hypot(centre[0] - PAN_X, centre[1]) < SPAWN_NEAREST:
+                continue
             lane = _lane(pushes[name], centre, centres, rng) if name in pushes else None
             if name in pushes and lane is None:
                 continue
@@ -190,19 +209,22 @@ def _place(rng: np.random.Generator, names: Sequence[str], goals: Sequence[Goal]
             return None
         goal = pushes.get(name)
         if goal and goal.target and goal.target not in centres:
-            centres[goal.target] = lanes[-1][3]
-            if not _apart(goal.target, lanes[-1][3], [other for other in centres.items() if other[0] != goal.target]):
+            centres[goal.target] = lanes[-1].end
+            if not _apart(goal.target, lanes[-1].end, [other for other in centres.items() if other[0] != goal.target]):
                 return None
     return tuple(Placement(n, sizes[n], *centres[n], yaw=_yaw(rng, n, centres[n])) for n in names)
 
 
-def _lane(goal: Goal, centre: np.ndarray, centres: dict[str, np.ndarray], rng: np.random.Generator):
-    """Return the way that a push takes, as (object, target, behind the object, end), or None if it leaves the table."""
+def _lane(goal: Goal, centre: np.ndarray, centres: dict[str, np.ndarray], rng: np.random.Generator) -> _Lane | None:
+    """Return the way that a push takes from the centre of its object, or None if it leaves the work area."""
     if goal.side:
-        direction, end_m = np.array(DIRECTIONS[goal.side]), PUSH_CLEAR_M[1]
-        end = centre + end_m * direction
+        direction = np.array(DIRECTIONS[goal.side])
+        before = PUSH_LINES[goal.side] - float(np.dot(centre, direction))
+        if not PUSH_START_M[0] <= before <= PUSH_START_M[1]:
+            return None
+        end = centre + (before + PUSH_BEYOND_M) * direction
     else:
-        end = centres.get(goal.target or "")
+        end = centres.get(str(goal.target))
         if end is None:
             angle = rng.uniform(0, 2 * math.pi)
             end = centre + rng.uniform(*PUSH_NEXT_M) * np.array([math.cos(angle), math.sin(angle)])
@@ -212,9 +234,9 @@ def _lane(goal: Goal, centre: np.ndarray, centres: dict[str, np.ndarray], rng: n
         if not PUSH_NEXT_M[0] <= distance <= PUSH_NEXT_M[1]:
             return None
         direction = (end - centre) / distance
-    start = centre + PUSH_CLEAR_M[0] * direction
-    inside = [(PUSH_MIN <= place).all() and (place <= PUSH_MAX).all() for place in (start, end)]
-    return (goal.object, goal.target, start, end) if all(inside) else None
+    start = centre - PUSH_BEHIND_M * direction
+    inside = [(place >= PUSH_MIN).all() and (place <= PUSH_MAX).all() for place in (start, end)]
+    return _Lane(goal.object, goal.target, start, end) if all(inside) else None
 
 
 def _apart(name: str, centre: np.ndarray, others: Sequence[tuple[str, np.ndarray]]) -> bool:
@@ -222,15 +244,14 @@ def _apart(name: str, centre: np.ndarray, others: Sequence[tuple[str, np.ndarray
     return all(np.linalg.norm(centre - place) >= need + CLEARANCE[_shape(other)] for other, place in others)
 
 
-def _clear(lane: tuple, others: Sequence[tuple[str, np.ndarray]]) -> bool:
+def _clear(lane: _Lane, others: Sequence[tuple[str, np.ndarray]]) -> bool:
     """Say whether the way of a push is free of all but its own two objects."""
-    thing, target, start, end = lane
-    way = end - start
+    way = lane.end - lane.start
     for other, place in others:
-        if other in (thing, target):
+        if other in (lane.thing, lane.target):
             continue
-        along = np.clip(np.dot(place - start, way) / np.dot(way, way), 0, 1)
-        if np.linalg.norm(place - start - along * way) < CLEARANCE[_shape(other)] + 0.020:
+        along = np.clip(np.dot(place - lane.start, way) / np.dot(way, way), 0, 1)
+        if np.linalg.norm(place - lane.start - along * way) < CLEARANCE[_shape(other)] + LANE_HALF_WIDTH:
             return False
     return True
 

@@ -30,7 +30,7 @@ PLATE_HEIGHT = 0.006
 PICKABLE_MASS_KG = 0.025
 MAX_HALF_SIZE = 0.015
 
-DRAWER_POSITION = np.array([0.235, 0.200, 0.0])  # centre of the cabinet
+DRAWER_POSITION = np.array([0.235, 0.205, 0.0])  # centre of the cabinet
 DRAWER_TRAVEL = 0.055  # towards the arm, -x
 DRAWER_HALF = np.array([0.050, 0.035, 0.021])  # cabinet
 HANDLE_OFFSET = np.array([-0.078, 0.0, 0.045])  # centre of the handle bar from the cabinet's, drawer closed
@@ -40,12 +40,16 @@ BUTTON_TRAVEL = 0.006
 BUTTON_RADIUS = 0.016
 BUTTON_TOP = 0.026  # height of the cap when released
 
+FRONT_POSITION = np.array([0.500, 0.010, 0.700])  # the front camera looks back at the arm, 66 degrees down
+FRONT_LOOKS_AT = np.array([0.185, 0.010, 0.000])
+FRONT_TANGENTS = (0.350, 0.185)  # half width and half height of the work area, seen from there
+
 TABLE_TEXTURE_SIZE = 64
 
-_HEAD = f"""
+_HEAD = """
 <mujoco model="tabletop">
   <compiler angle="radian" autolimits="true"/>
-  <option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10" iterations="30"
+  <option timestep="{timestep}" integrator="implicitfast" cone="elliptic" impratio="10" iterations="30"
           ls_iterations="20" tolerance="1e-8"/>
   <size memory="32M"/>
   <visual>
@@ -59,8 +63,8 @@ _HEAD = f"""
     <default class="hidden"><geom group="4"/></default>
   </default>
   <asset>
-    <texture name="table" type="2d" builtin="flat" rgb1="1 1 1" width="{TABLE_TEXTURE_SIZE}"
-             height="{TABLE_TEXTURE_SIZE}"/>
+    <texture name="table" type="2d" builtin="flat" rgb1="1 1 1" width="{texels}"
+             height="{texels}"/>
     <material name="table" texture="table" texrepeat="4 4" texuniform="false" specular="0" shininess="0"/>
     <material name="object" specular="0.15" shininess="0.3"/>
   </asset>
@@ -72,7 +76,7 @@ _HEAD = f"""
     <geom name="table" type="plane" size="1 1 0.1" class="hidden"/>
     <geom name="table_top" class="visual" type="box" size="0.6 0.6 0.01" pos="0.2 0 -0.01" material="table"
           rgba="0.70 0.66 0.60 1"/>
-    <camera name="front" pos="0.46 0 0.62" xyaxes="0 1 0 -0.91 0 0.41" fovy="36"/>
+    <camera name="front" pos="{front}" xyaxes="{front_axes}" fovy="36"/>
 """
 
 _FIXTURES = """
@@ -110,6 +114,15 @@ _FIXTURES = """
     </body>
 """
 
+_TAIL = """
+  </worldbody>
+  <contact>
+    <exclude body1="drawer" body2="drawer_tray"/>
+    <exclude body1="button" body2="button_cap"/>
+  </contact>
+</mujoco>
+"""
+
 
 def _numbers(values) -> str:
     return " ".join(f"{value:g}" for value in values)
@@ -134,7 +147,8 @@ def _slot_geoms(shape: str, name: str) -> str:
         angle = 2 * np.pi * side / BOWL_SIDES
         place = _numbers((middle * np.cos(angle), middle * np.sin(angle), BOWL_HEIGHT / 2))
         size = _numbers((BOWL_WALL / 2, width, BOWL_HEIGHT / 2))
-        walls.append(f'<geom {common}_wall{side}" type="box" size="{size}" pos="{place}" euler="0 0 {angle:g}" mass="0.008"/>')
+        pose = f'pos="{place}" euler="0 0 {angle:g}"'
+        walls.append(f'<geom {common}_wall{side}" type="box" size="{size}" {pose} mass="0.008"/>')
     return "\n".join([floor, *walls])
 
 
@@ -148,6 +162,13 @@ def scene_mjcf() -> str:
             f'<body name="{name}" pos="{_numbers(parking_place(index))}" gravcomp="1">'
             f'<freejoint name="{name}"/>{_slot_geoms(shape, name)}</body>'
         )
+    right, up = _front_axes()
+    head = _HEAD.format(
+        timestep=TIMESTEP_S,
+        texels=TABLE_TEXTURE_SIZE,
+        front=_numbers(FRONT_POSITION),
+        front_axes=_numbers((*right, *up)),
+    )
     fixtures = _FIXTURES.format(
         drawer=_numbers(DRAWER_POSITION),
         travel=DRAWER_TRAVEL,
@@ -158,8 +179,21 @@ def scene_mjcf() -> str:
         press=BUTTON_TRAVEL,
         radius=BUTTON_RADIUS,
     )
-    contact = '<contact><exclude body1="drawer" body2="drawer_tray"/><exclude body1="button" body2="button_cap"/></contact>'
-    return _HEAD + fixtures + "\n".join(slots) + f"</worldbody>{contact}</mujoco>"
+    return head + fixtures + "\n".join(slots) + _TAIL
+
+
+def _front_axes() -> tuple[np.ndarray, np.ndarray]:
+    """Return the directions to the right and up in the front image, each float64[3]."""
+    forward = FRONT_LOOKS_AT - FRONT_POSITION
+    right = np.cross(forward, [0, 0, 1])
+    up = np.cross(right, forward)
+    return right / np.linalg.norm(right), up / np.linalg.norm(up)
+
+
+def frame_front(model: mujoco.MjModel, height: int, width: int) -> None:
+    """Zoom the front camera so that the work area just fits in an image of this shape."""
+    half = max(FRONT_TANGENTS[1], FRONT_TANGENTS[0] * height / width)
+    model.cam_fovy[model.camera("front").id] = np.degrees(2 * np.arctan(half))
 
 
 def parking_place(index: int) -> np.ndarray:

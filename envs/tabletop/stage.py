@@ -12,7 +12,7 @@ from envs.tabletop.layout import Layout, Placement
 from envs.tabletop.splits import looks
 from envs.tabletop.world import Item
 
-CAMERAS = ("front", "wrist")
+CAMERAS = {"front": 1.0, "wrist": 0.3}  # and how much of a drawn shift each one makes: the wrist's is mounted
 _TEXEL = scene.TABLE_TEXTURE_SIZE
 
 
@@ -38,7 +38,7 @@ def draw_look(rng: np.random.Generator, objects: int, split: str = "train") -> L
         return length * direction / np.linalg.norm(direction)
 
     return Look(
-        camera_shift={name: vector(rng.uniform(*ranges.camera_shift_m)) for name in CAMERAS},
+        camera_shift={name: reach * vector(rng.uniform(*ranges.camera_shift_m)) for name, reach in CAMERAS.items()},
         camera_turn={name: vector(math.radians(rng.uniform(*ranges.camera_tilt_deg))) for name in CAMERAS},
         light_gain=float(rng.uniform(*ranges.light_gain)),
         light_tilt=(math.radians(rng.uniform(*ranges.light_angle_deg)), float(rng.uniform(0, 2 * math.pi))),

@@ -77,14 +77,14 @@ class World:
     @property
     def button_position(self) -> np.ndarray:
         """Middle of the top of the button's cap, float64[3]."""
-        return self.data.geom("button_cap").xpos + [0, 0, 0.007]
+        return self.data.geom("button_cap").xpos + np.array([0, 0, 0.007])
 
     def geoms(self, name: str) -> np.ndarray:
         """Return the ids of the geoms that make up an object or a fixture."""
         return np.array([geom for geom, owner in enumerate(self._owner) if owner == name])
 
     def contacts(self) -> list[tuple[str, str]]:
-        """Return the touching pairs (finger or "arm", object or fixture) of the arm with the rest, sorted, no doubles."""
+        """Return what of the arm touches what else: sorted pairs of a finger or "arm" and an object or fixture."""
         pairs = set()
         for geom_a, geom_b in self.data.contact.geom:
             a, b = self._owner[geom_a], self._owner[geom_b]
