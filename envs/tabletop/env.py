@@ -33,7 +33,7 @@ class TabletopEnv(gymnasium.Env):
       subtasks: least and most subtasks of one instruction.
       split: train, heldout_objects, heldout_paraphrases, heldout_counts or heldout_looks (splits.yaml).
       randomize: draw camera poses, lights, shades and textures; else the looks are always the same.
-      cameras: of stage.CAMERAS, in the order of the observation.
+      cameras: of stage.CAMERAS, in the order of the observation; without any there are no "pixels" and no OpenGL.
       image_size: camera -> (height, width) [px].
       terminate_on_success: end the episode at success; by default only a time limit ends it.
     """
@@ -67,17 +67,19 @@ class TabletopEnv(gymnasium.Env):
         self._qpos = arm.joint_addresses(self.model)
         self._ctrl = arm.actuator_addresses(self.model)
         self._renderer: Renderer | None = None
-        pixels: dict[str, gymnasium.Space] = {
-            name: gymnasium.spaces.Box(low=0, high=255, shape=(*size, 3), dtype=np.uint8)
-            for name, size in self.sizes.items()
-        }
         low, high = arm.POSITION_MIN.astype(np.float32), arm.POSITION_MAX.astype(np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                "pixels": gymnasium.spaces.Dict(pixels),
-                "agent_pos": gymnasium.spaces.Box(low=low - 0.5, high=high + 0.5, dtype=np.float32),
-            }
-        )
+        spaces: dict[str, gymnasium.Space] = {
+            "agent_pos": gymnasium.spaces.Box(low=low - 0.5, high=high + 0.5, dtype=np.float32)
+        }
+        if self.sizes:
+            images = {name: (*size, 3) for name, size in self.sizes.items()}
+            spaces["pixels"] = gymnasium.spaces.Dict(
+                {
+                    name: gymnasium.spaces.Box(low=0, high=255, shape=shape, dtype=np.uint8)
+                    for name, shape in images.items()
+                }
+            )
+        self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(low=low, high=high, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
@@ -176,8 +178,8 @@ class TabletopEnv(gymnasium.Env):
         return self._renderer
 
     def _observe(self) -> dict[str, Any]:
-        pixels = self._frame_source().render(self.data) if self.sizes else {}
-        return {"pixels": pixels, "agent_pos": arm.to_state(self.data.qpos[self._qpos])}
+        state = {"agent_pos": arm.to_state(self.data.qpos[self._qpos])}
+        return {**state, "pixels": self._frame_source().render(self.data)} if self.sizes else state
 
     def _info(self) -> dict[str, Any]:
         tracker = self._trackers[-1]
