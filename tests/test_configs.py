@@ -71,3 +71,12 @@ def test_choice_composes_under_a_verb_that_has_its_group(choice: str) -> None:
     assert roots_of(choice), f"no verb names the group {group} in its defaults"
     for root in roots_of(choice):
         check_targets(composed(root, f"{group}={name}"))
+
+
+@pytest.mark.parametrize("name", [choice.partition("/")[2] for choice in CHOICES if choice.startswith("bench/")])
+def test_a_bench_is_missing_nothing_but_the_seed(name: str) -> None:
+    node = composed("bench", f"bench={name}")["bench"]
+    module, _, function = node["_target_"].rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), function)).parameters.values()
+    required = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+    assert required - set(node) == {"seed"}

@@ -1,5 +1,6 @@
 """`vla VERB [key=value ...]`: runs the entry module of a room, and answers a mistake with what is possible."""
 
+import ctypes
 import difflib
 import importlib
 import os
@@ -36,7 +37,12 @@ VERBS = {
     "eval": Verb("vla.evaluate.evaluate", "measure a checkpoint in closed loop, with intervals and controls"),
     "bench": Verb("vla.bench.bench", "measure a part beside a named peer and the physical limit"),
 }
-SYSTEM_PACKAGES = "sudo apt-get install libegl1 libgl1 libgl1-mesa-dri libglib2.0-0 libxcb1"
+SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the system on Linux -> Debian's package
+    "libEGL.so.1": "libegl1 libgl1-mesa-dri",
+    "libGL.so.1": "libgl1",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+    "libxcb.so.1": "libxcb1",
+}
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
@@ -104,6 +110,22 @@ def benches() -> str:
     texts = {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
     lines = [f"  {name:8} {text.splitlines()[0].lstrip('# ')}" for name, text in texts.items()]
     return "\n".join(["usage: vla bench NAME [key=value ...]", "", *lines])
+
+
+def missing_libraries() -> str:
+    """Say which system libraries are missing and how to install them; empty if none is."""
+    missing = {name: package for name, package in SYSTEM_LIBRARIES.items() if not _loads(name)}
+    if sys.platform != "linux" or not missing:
+        return ""
+    return f"missing system libraries {', '.join(missing)}: sudo apt-get install {' '.join(missing.values())}"
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def quote_instruction(argument: str) -> str:
@@ -230,8 +252,8 @@ def _report(name: str, error: Exception) -> int:
     if isinstance(error, HydraException | OmegaConfBaseException):
         print(f"vla {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR
-    if isinstance(error, ImportError) and ".so" in str(error):
-        print(f"vla {name}: {error}. A system library is missing; on Debian: {SYSTEM_PACKAGES}", file=sys.stderr)
+    if isinstance(error, ImportError | AttributeError) and (missing := missing_libraries()):
+        print(f"vla {name}: {missing}", file=sys.stderr)
         return FAILURE
     if ours or isinstance(error, ValueError | OSError):
         print(f"vla {name}: {error}", file=sys.stderr)
