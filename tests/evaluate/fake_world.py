@@ -54,7 +54,7 @@ class FakeWorld(gymnasium.Env):
             raise RuntimeError(f"the world breaks at seed {seed}")
         text = (options or {}).get("instruction")
         if text is not None and not any(word in PLACES for word in text.split()):
-            raise ValueError(f"{text!r} names no place; there are {sorted(PLACES)}")
+            raise ValueError(f"{text!r} names no place; there are {list(PLACES)}")
         order = list(PLACES)
         self.np_random.shuffle(order)
         named = [word for word in text.replace(",", "").split() if word in PLACES] if text else None

@@ -67,8 +67,9 @@ def test_a_dead_process_is_a_crash_and_the_rest_goes_on(workers):
 
 
 def test_an_unparsable_instruction_comes_back_as_words(workers):
-    with pytest.raises(WorkerCrash, match="names no place"):
+    with pytest.raises(WorkerCrash, match="names no place") as crash:
         workers.all[0].ask("reset", world(), 0, {"instruction": "go mauve"}, False)
+    assert crash.value.refusal == "'go mauve' names no place; there are ['red', 'blue', 'green']"
 
 
 def test_blank_instruction_goes_nowhere(workers):

@@ -135,14 +135,15 @@ def lines_chart(
     )
 
 
-def boxed_image(image: np.ndarray, boxes: Sequence[tuple[str, Sequence[int], str]], *, side: int) -> Markup:
-    """Show an image with boxes drawn over it: (label, [x0, y0, x1, y1] in 1/1024 of the image, CSS colour)."""
+def boxed_image(image: np.ndarray, boxes: Sequence[tuple[str, Sequence[int], str, bool]], *, side: int) -> Markup:
+    """Show an image with boxes over it: (label, [x0, y0, x1, y1] in 1/1024 of the image, CSS colour, solid line)."""
     parts = ['<svg viewBox="0 0 1024 1024" width="100%" style="border-radius:12px;display:block" role="img">']
     parts.append(f'<image href="{image_uri(image, side=side)}" width="1024" height="1024" preserveAspectRatio="none"/>')
-    for label, (x0, y0, x1, y1), colour in boxes:
+    for label, (x0, y0, x1, y1), colour, solid in boxes:
+        dashes = "" if solid else ' stroke-dasharray="18 14"'
         parts.append(
             f'<rect x="{x0}" y="{y0}" width="{max(x1 - x0, 6)}" height="{max(y1 - y0, 6)}" fill="none" '
-            f'stroke="{colour}" stroke-width="7" rx="8"/>'
+            f'stroke="{colour}" stroke-width="7" rx="8"{dashes}/>'
         )
         # The label keeps a dark rim, so that it is legible on any ground.
         parts.append(

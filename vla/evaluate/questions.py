@@ -10,6 +10,7 @@ from vla.evaluate.statistics import Rate
 from vla.types import Observation
 
 BOX = re.compile(r"^\s*<?box\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s*>?\s*$")
+SHORT_TOKENS, CAPTION_TOKENS = 16, 64
 SCALE = 1024  # box corners are integers 0..1023 over the front image
 
 
@@ -57,20 +58,23 @@ def box_iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float
 def ask(
     policy: PlanningPolicy, asked: Sequence[tuple[dict[str, Any], list[dict[str, str]]]], *, batch: int = 32
 ) -> list[Answer]:
-    """Put every question about every frame to the policy, `batch` at a time.
+    """Put every question about every frame to the policy, `batch` at a time, captions last since they are long.
 
     asked: pairs of a gymnasium observation and its questions, each with question, answer and type.
     """
     pairs = [(observation, question) for observation, questions in asked for question in questions]
+    captions = [pair for pair in pairs if pair[1]["type"] == "caption"]
+    short = [pair for pair in pairs if pair[1]["type"] != "caption"]
     answers = []
-    for start in range(0, len(pairs), batch):
-        part = pairs[start : start + batch]
-        observations = [Observation.from_gym(observation, "", 0.0) for observation, _ in part]
-        texts = policy.generate(observations, [question["question"] for _, question in part])
-        answers += [
-            Answer(question["question"], question["type"], question["answer"], text)
-            for (_, question), text in zip(part, texts, strict=True)
-        ]
+    for those, max_tokens in ((short, SHORT_TOKENS), (captions, CAPTION_TOKENS)):
+        for start in range(0, len(those), batch):
+            part = those[start : start + batch]
+            observations = [Observation.from_gym(observation, "", 0.0) for observation, _ in part]
+            texts = policy.generate(observations, [question["question"] for _, question in part], max_tokens)
+            answers += [
+                Answer(question["question"], question["type"], question["answer"], text)
+                for (_, question), text in zip(part, texts, strict=True)
+            ]
     return answers
 
 

@@ -31,7 +31,7 @@ pixels and words alone; 95 % interval {{ r.ci95 | interval }}. {{ r.crashes }} c
 {% for value, words in tiles %}<div class="tile"><b>{{ value }}</b><span>{{ words }}</span></div>{% endfor %}
 </div>
 
-<h2>Single-step tasks</h2><div class="card">{{ tasks }}</div>
+<h2>Tasks</h2><div class="card">{{ tasks }}</div>
 <h2>How episodes ended</h2><div class="card"><table>
 {% for task, row in ended.items() %}<tr><td style="width:150px">{{ task }}</td><td><div class="bar">
 {% for name, count in row.outcomes.items() %}<i title="{{ outcomes[name] }}: {{ count }}"

@@ -130,9 +130,9 @@ def fly(
             episodes.append(episode)
             lines.write(json.dumps({"policy": label, **episode.to_dict()}) + "\n")
             lines.flush()
-            fine = summary.finished(episodes)
+            fine = [row for row in summary.finished(episodes) if row.case.group == episode.case.group]
             good = sum(episode.success for episode in fine)
-            bar.set_postfix_str(f"{episode.case.group} {episode.case.task}, {good}/{len(fine)} successes so far")
+            bar.set_postfix_str(f"{episode.case.group} {good}/{len(fine)} successes")
             bar.update()
 
         run(cases, policy=policy, workers=workers, pacing=pacing, on_episode=landed, keep=gallery.wants)

@@ -18,6 +18,11 @@ import numpy as np
 class WorkerCrash(RuntimeError):
     """The environment raised, or its process died; the message carries the traceback."""
 
+    def __init__(self, message: str, refusal: str | None = None):
+        """Take the traceback, and what a ValueError said: the environment refuses what it was asked for."""
+        super().__init__(message)
+        self.refusal = refusal
+
 
 @dataclass(frozen=True)
 class World:
@@ -126,8 +131,9 @@ def _serve(connection: Connection) -> None:
             connection.send((True, getattr(host, name)(*arguments)))
         except KeyboardInterrupt:
             break
-        except Exception:  # the border of the process: whatever went wrong travels to the parent as words
-            connection.send((False, traceback.format_exc()))
+        except Exception as error:  # the border of the process: whatever went wrong travels to the parent as words
+            refusal = str(error) if isinstance(error, ValueError) else None
+            connection.send((False, (traceback.format_exc(), refusal)))
             host = _Host()
     host.close()
 
@@ -161,7 +167,7 @@ class Worker:
             self._start()
             raise WorkerCrash(f"the environment's process died with exit code {code}") from None
         if not fine:
-            raise WorkerCrash(value)
+            raise WorkerCrash(*value)
         return value
 
     def ask(self, name: str, *arguments: Any) -> Any:

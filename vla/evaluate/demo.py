@@ -1,0 +1,208 @@
+"""`vla demo`: watch a checkpoint carry out instructions on the simulated arm; leaves a video and a page."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vla.evaluate import questions
+from vla.evaluate.episodes import Case, Episode
+from vla.evaluate.live import Lines
+from vla.evaluate.pilot import Pacing, PlanningPolicy
+from vla.evaluate.rollout import run
+from vla.evaluate.showcase import Refusal, make_card, verdict, write_page
+from vla.evaluate.suite import world_of
+from vla.evaluate.videos import episode_frames, title_card, write_video
+from vla.evaluate.workers import WorkerCrash, Workers
+from vla.model.checkpoint import load
+from vla.result import write_result
+
+SEVERAL = re.compile(r",|\bthen\b|\bafter that\b")  # an instruction with more than one step
+
+
+@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="demo")
+def main(config: DictConfig) -> None:
+    """Carry out the instructions, then write result.json, demo.mp4 and report.html."""
+    out = Path(HydraConfig.get().runtime.output_dir).resolve()
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    policy = load(settings.pop("checkpoint"), device=settings.pop("device"))
+    settings.pop("out")
+    result = show(policy, out=out, checkpoint=config.checkpoint, **settings)
+    write_result(out, **result)
+    print(f"\nvideo   {result['video'] or 'none, since nothing moved'}\nreport  {result['report']}")
+
+
+def show(
+    policy: PlanningPolicy,
+    *,
+    out: Path,
+    checkpoint: str,
+    instruction: str | None,
+    instructions: Sequence[str],
+    single: Mapping[str, Any],
+    several: Mapping[str, Any],
+    seed: int,
+    workers: int,
+    questions_asked: int,
+    view: bool,
+    pacing: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Run the demo and return what result.json documents; `instruction` is the user's own and comes first."""
+    started_s = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    extra = {"render_mode": "human"} if view else {}
+    texts = [text for text in (instruction, *instructions) if text]
+    cases = [
+        Case(
+            task=text,
+            world=world_of(several if SEVERAL.search(text) else single, policy.embodiment, **extra),
+            seed=seed + index,
+            options={"instruction": text},
+            stepping=bool(SEVERAL.search(text)),
+            group="demo",
+            questions=questions_asked,
+            record=True,
+        )
+        for index, text in enumerate(texts)
+    ]
+    episodes: list[Episode] = []
+    with Workers(1 if view else workers) as pool:
+        refusal = refuse(policy, pool, cases[0], instructions) if instruction else None
+        if refusal is None:
+            with Lines() as lines:
+
+                def landed(episode: Episode) -> None:
+                    lines.close(episode, verdict(episode))
+                    episodes.append(episode)
+
+                run(
+                    cases,
+                    policy=policy,
+                    workers=pool,
+                    pacing=Pacing(**pacing),
+                    on_episode=landed,
+                    on_step=lines.update,
+                )
+        else:
+            print(f"  “{refusal.instruction}” is not carried out: {refusal.reason}")
+            print("  the arm did not move; try for example: " + "; ".join(f"“{text}”" for text in refusal.examples))
+    episodes.sort(key=lambda episode: episode.case.seed)
+    return _write(policy, episodes, refusal, out=out, checkpoint=checkpoint, typed=instruction, started_s=started_s)
+
+
+def refuse(policy: PlanningPolicy, pool: Workers, case: Case, examples: Sequence[str]) -> Refusal | None:
+    """Say why the case's instruction cannot be carried out; None when it can be tried."""
+    text = case.options["instruction"]
+    unknown = policy.unknown_words(text)
+    if unknown:
+        words = ", ".join(f"“{word}”" for word in unknown)
+        these = "this word" if len(unknown) == 1 else "these words"
+        return Refusal(text, f"The policy does not know {these}: {words}.", examples)
+    try:
+        pool.all[0].ask("reset", case.world, case.seed, case.options, False)
+    except WorkerCrash as crash:
+        if crash.refusal is None:
+            raise
+        return Refusal(text, f"The world cannot be set up for it: {crash.refusal}.", examples)
+    return None
+
+
+def _write(
+    policy: PlanningPolicy,
+    episodes: Sequence[Episode],
+    refusal: Refusal | None,
+    *,
+    out: Path,
+    checkpoint: str,
+    typed: str | None,
+    started_s: float,
+) -> dict[str, Any]:
+    """Write video and page; return the result."""
+    shown = [episode for episode in episodes if episode.recording is not None]
+    video = out / "demo.mp4"
+    headline = _headline(episodes, refusal)
+    if shown:
+        write_video(video, _frames(shown, policy, headline), fps=policy.embodiment.control_hz)
+    else:
+        video.unlink(missing_ok=True)  # of an earlier run in the same folder
+    cards = [make_card(episode, questions.ask(policy, episode.asked[:1]), policy.embodiment) for episode in shown]
+    seconds = time.monotonic() - started_s
+    report = write_page(
+        out,
+        cards,
+        headline=headline,
+        lead=_lead(episodes, refusal, seconds),
+        refusal=refusal,
+        video=video.name if shown else None,
+        large="the scene" if shown and "render" in shown[0].recording.pixels[0] else "the front camera",
+        checkpoint=checkpoint,
+        seed=episodes[0].case.seed if episodes else 0,
+        example="put the green cube in the red bowl",
+    )
+    print(f"\n  {headline}")
+    own = [episode.success for episode in episodes if episode.case.task == typed]
+    good = sum(episode.success for episode in episodes)
+    return {
+        "success": bool(own and own[0]) if typed else 2 * good > len(episodes),
+        "episodes": [_row(episode) for episode in episodes] if refusal is None else [_refused_row(refusal)],
+        "video": str(video) if shown else None,
+        "report": str(report),
+        "refused": refusal.reason if refusal else None,
+        "seconds": seconds,
+        "checkpoint": checkpoint,
+    }
+
+
+def _row(episode: Episode) -> dict[str, Any]:
+    steps = episode.success_step if episode.success_step is not None else episode.steps
+    return {
+        "instruction": episode.case.task,
+        "success": episode.success,
+        "seconds": steps * episode.seconds / max(episode.steps, 1),
+        "outcome": episode.outcome,
+        "plans": [text for _, text in episode.plans],
+        "crash": episode.crash,
+    }
+
+
+def _refused_row(refusal: Refusal) -> dict[str, Any]:
+    return {"instruction": refusal.instruction, "success": False, "seconds": 0.0, "outcome": "refused"}
+
+
+def _headline(episodes: Sequence[Episode], refusal: Refusal | None) -> str:
+    if refusal is not None:
+        return "The arm did not move"
+    good, count = sum(episode.success for episode in episodes), len(episodes)
+    if good == 0:
+        return "The instruction was not carried out" if count == 1 else f"None of {count} instructions was carried out"
+    return "The instruction was carried out" if count == 1 else f"{good} of {count} instructions carried out"
+
+
+def _lead(episodes: Sequence[Episode], refusal: Refusal | None, seconds: float) -> str:
+    if refusal is not None:
+        return "An instruction that the policy cannot understand is answered, not guessed at."
+    crashes = sum(episode.crash is not None for episode in episodes)
+    crashed = f" {crashes} crashed." if crashes else ""
+    failed = [episode.case.task for episode in episodes if not episode.success and episode.crash is None]
+    failures = f" Not carried out: {'; '.join(failed)}." if failed else ""
+    return (
+        "A vision-language-action policy read camera pictures and words, and moved the joints of a simulated SO-101 arm"
+        f" in closed loop. All of it took {seconds:.0f} seconds on this machine.{failures}{crashed}"
+    )
+
+
+def _frames(episodes: Sequence[Episode], policy: PlanningPolicy, headline: str) -> Iterator[np.ndarray]:
+    hz = policy.embodiment.control_hz
+    yield from title_card(["words and pixels in, joint commands out", headline], fps=hz, seconds=1.6)
+    for episode in episodes:
+        yield from episode_frames(episode, policy.embodiment)
+
+
+if __name__ == "__main__":
+    main()
