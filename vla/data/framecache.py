@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vla.data.dataset import EpisodeDataset
 from vla.data.schema import flush, write_json
+from vla.data.video import resize
 
 PART_FRAMES = 4000  # frames that one job decodes: large against a seek, small against the whole
 
@@ -31,7 +32,7 @@ class FrameCache:
         workers: int | None = None,
     ) -> None:
         self.arrays = {
-            camera: _fill(dataset, camera, tuple(size), Path(folder), workers or os.cpu_count() or 1)
+            camera: _fill(dataset, camera, (size[0], size[1]), Path(folder), workers or os.cpu_count() or 1)
             for camera, size in cameras.items()
         }
 
@@ -114,7 +115,6 @@ def _decode_part(root: Path, camera: str, size: tuple[int, int], marks: Path, pa
     for first in range(start, stop, 256):
         last = min(first + 256, stop)
         for index, image in enumerate(dataset.frames(camera, np.arange(first, last)), start=first):
-            same = image.shape[:2] == size
-            frames[index] = image if same else cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+            frames[index] = resize(image, size)
     frames.flush()
     write_json(marks / f"{start}-{stop}", {"frames": stop - start})

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
+import cv2
 import numpy as np
 
 ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
@@ -30,7 +32,8 @@ class VideoEncoder:
         self._open = True
         self._time_base = Fraction(1, fps)
         self._container = av.open(str(path), "w", options=CONTAINER)
-        self._stream = self._container.add_stream(ENCODERS[codec], rate=fps, options=OPTIONS[codec])
+        stream: Any = self._container.add_stream(ENCODERS[codec], rate=fps, options=OPTIONS[codec])
+        self._stream = stream
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
 
     def add(self, image: np.ndarray) -> None:
@@ -49,6 +52,11 @@ class VideoEncoder:
             if self.frames:
                 self._container.mux(self._stream.encode())
             self._container.close()
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize uint8[H, W, 3] to (height, width) by area; the one way in which any frame reaches a model."""
+    return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def describe(path: Path, fps: int) -> dict[str, object]:
@@ -75,7 +83,7 @@ def join(paths: Sequence[Path], lengths: Sequence[int], target: Path, fps: int) 
         stream, first, start = None, None, 0
         for path, length in zip(paths, lengths, strict=True):
             with av.open(str(path)) as source:
-                video = source.streams.video[0]
+                video: Any = source.streams.video[0]
                 if stream is None:
                     stream = output.add_stream_from_template(video)
                     first = video.codec_context.extradata
@@ -85,7 +93,7 @@ def join(paths: Sequence[Path], lengths: Sequence[int], target: Path, fps: int) 
                     )
                 offset, seen = round(Fraction(start, fps) / video.time_base), 0
                 for packet in source.demux(video):
-                    if packet.dts is None:
+                    if packet.pts is None or packet.dts is None:
                         continue
                     packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
                     packet.stream = stream
@@ -110,7 +118,7 @@ class VideoReader:
             raise FileNotFoundError(f"{path} is named by the dataset but is not there: copy the dataset again")
         self.path = path
         self._container = av.open(str(path))
-        self._stream = self._container.streams.video[0]
+        self._stream: Any = self._container.streams.video[0]
         self._stream.codec_context.thread_count = 1
 
     def frames_at(self, times_s: np.ndarray, tolerance_s: float) -> np.ndarray:

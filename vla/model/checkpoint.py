@@ -1,0 +1,135 @@
+"""One folder a checkpoint: weights, how to build them, how to read and write the world, where it all came from.
+
+    model.safetensors  config.json  processor.json  tokenizer.json  embodiment.json  provenance.json  README.md
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from vla.model.actions import ActionCodec
+from vla.model.network import Network
+from vla.model.policy import VLAPolicy
+from vla.model.processor import Processor
+from vla.types import Embodiment
+
+FILES = ("model.safetensors", "config.json", "processor.json", "tokenizer.json", "embodiment.json", "provenance.json")
+FORMAT = 1
+DEFAULT = Path(__file__).resolve().parents[2] / "checkpoints" / "nano"
+
+
+def save(
+    folder: Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    processor: Processor,
+    provenance: dict[str, Any],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a checkpoint beside `folder`, then swap it in, so that a crash leaves the old one or the new one.
+
+    config: the arguments of `Network`; weights: its state dict; dtype: floating weights are stored in it.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tensors = {name: _stored(tensor, dtype) for name, tensor in _without_ties(weights).items()}
+    save_file(tensors, partial / "model.safetensors")
+    embodiment = processor.embodiment
+    documents = {
+        "config.json": {"format": FORMAT, "network": config},
+        "processor.json": {
+            "cameras": {name: list(size) for name, size in processor.cameras.items()},
+            "max_text_tokens": processor.max_text_tokens,
+            "actions": processor.codec.to_dict(),
+        },
+        "embodiment.json": {"hash": embodiment.hash(), **embodiment.to_dict()},
+        "provenance.json": provenance,
+    }
+    for name, document in documents.items():
+        (partial / name).write_text(json.dumps(document, indent=1) + "\n")
+    processor.tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
+    if (folder / "README.md").exists():
+        shutil.copy(folder / "README.md", partial / "README.md")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
+    """Load a checkpoint strictly: a missing file, weight or statistic is an error that names it."""
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} is not a checkpoint, it lacks {missing}; give a folder written by vla train")
+    config = _read(folder, "config.json")
+    if config.get("format") != FORMAT:
+        raise ValueError(f"{folder} has checkpoint format {config.get('format')!r}, this version reads {FORMAT}")
+    body = _read(folder, "embodiment.json")
+    embodiment = Embodiment.from_dict({key: value for key, value in body.items() if key != "hash"})
+    if embodiment.hash() != body.get("hash"):
+        raise ValueError(f"{folder}/embodiment.json was changed by hand: its hash does not match its content")
+    settings = _read(folder, "processor.json")
+    processor = Processor(
+        embodiment=embodiment,
+        cameras={name: (int(size[0]), int(size[1])) for name, size in settings["cameras"].items()},
+        codec=ActionCodec.from_dict(settings["actions"]),
+        tokenizer=load_tokenizer(folder / "tokenizer.json"),
+        max_text_tokens=settings["max_text_tokens"],
+    )
+    network = Network(**config["network"])
+    load_weights(network, load_file(folder / "model.safetensors"))
+    return VLAPolicy(network.to(device), processor)
+
+
+def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
+    """Fill the network strictly; tied weights may be absent, anything else missing or extra is an error."""
+    result = network.load_state_dict(weights, strict=False)
+    missing = set(result.missing_keys) - _tied(network.state_dict())
+    if missing or result.unexpected_keys:
+        raise ValueError(f"weights do not fit: missing {sorted(missing)[:5]}, unexpected {result.unexpected_keys[:5]}")
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """Read `tokenizer.json` as `vocabulary.build_tokenizer` made it."""
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(path), pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", padding_side="left"
+    )
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / name).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / name} is not valid JSON ({error}); restore it from a backup") from error
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _tied(weights: dict[str, Tensor]) -> set[str]:
+    """Names that share memory with an earlier name."""
+    seen: set[int] = set()
+    tied = set()
+    for name, tensor in weights.items():
+        if tensor.data_ptr() in seen and tensor.numel() > 1:
+            tied.add(name)
+        seen.add(tensor.data_ptr())
+    return tied
+
+
+def _without_ties(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    tied = _tied(weights)
+    return {name: tensor for name, tensor in weights.items() if name not in tied}

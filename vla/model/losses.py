@@ -1,0 +1,45 @@
+"""Training losses on the network's outputs: action bins, completion, words."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vla.model.actions import soft_targets
+from vla.model.network import Network, Outputs
+
+
+def action_loss(logits: Tensor, targets: Tensor, counts: Tensor, sigma_bins: float) -> Tensor:
+    """Cross-entropy of bin logits float[B, T, A, 256] with soft labels around targets float[B, T, A] in -1..1.
+
+    counts: bool[B, T], which steps count (not given, not beyond the end of the episode).
+    """
+    expected = soft_targets(targets, sigma_bins)
+    per_step = -(expected * torch.log_softmax(logits.float(), dim=-1)).sum(-1).mean(-1)
+    entropy = -(expected * expected.clamp_min(1e-12).log()).sum(-1).mean(-1)  # so that a perfect fit is zero
+    return ((per_step - entropy) * counts).sum() / counts.sum().clamp_min(1)
+
+
+def completion_loss(outputs: Outputs, progress: Tensor, done: Tensor) -> Tensor:
+    """Binary cross-entropy of progress float[B] 0..1 and done float[B] 0 or 1."""
+    bce = functional.binary_cross_entropy_with_logits
+    return bce(outputs.progress.float(), progress) + bce(outputs.done.float(), done)
+
+
+def word_loss(network: Network, hidden: Tensor, labels: Tensor, sigma_bins: float) -> Tensor:
+    """Next-token cross-entropy of hidden float[B, Q, D] with labels int[B, Q] (-100 does not count), shifted by one.
+
+    Location tokens get soft labels over their neighbours: a box that is off by one is nearly right.
+    """
+    labels = labels[:, 1:]
+    answered = labels != -100
+    log_probability = torch.log_softmax(network.word_logits(hidden[:, :-1][answered]).float(), dim=-1)
+    labels = labels[answered]
+    start, stop = network.location_ids.start, network.location_ids.stop
+    place = (labels >= start) & (labels < stop)
+    loss = -log_probability.gather(1, labels[:, None]).squeeze(1)
+    bins = stop - start
+    values = ((labels - start).clamp(0, bins - 1) + 0.5) / bins * 2 - 1
+    spread = soft_targets(values, sigma_bins, bins)
+    entropy = -(spread * spread.clamp_min(1e-12).log()).sum(-1)
+    soft = -(spread * log_probability[:, start:stop]).sum(-1) - entropy
+    return torch.where(place, soft, loss).sum() / max(1, len(labels))

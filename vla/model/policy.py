@@ -1,0 +1,118 @@
+"""The vision-language-action policy: observations in, action chunks and words out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla.model.actions import expectation_around_mode
+from vla.model.network import Network
+from vla.model.processor import Processor
+from vla.model.prompts import plan_prompt
+from vla.model.vocabulary import unknown_words
+from vla.types import ActionChunk, Embodiment, Observation
+
+
+class ContractError(ValueError):
+    """The checkpoint and the body that it is asked to move do not match; nothing has moved."""
+
+
+class VLAPolicy:
+    """Processor and network together; stateless between calls."""
+
+    def __init__(self, network: Network, processor: Processor, mode_radius: int = 6) -> None:
+        """mode_radius: bins on each side of the most likely one over which the action is averaged."""
+        self.network = network.eval()
+        self.processor = processor
+        self.mode_radius = mode_radius
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """The body that the policy was trained on."""
+        return self.processor.embodiment
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.embedding.weight.device
+
+    def check(self, embodiment: Embodiment) -> None:
+        """Refuse a body that differs from the one of training, naming each difference.
+
+        Camera sizes may differ, since the processor resizes; names, order and rotation may not.
+        """
+        differences = self.embodiment.differences(embodiment)
+        if list(self.embodiment.cameras) == list(embodiment.cameras):
+            same = all(
+                mine.rotation_deg == embodiment.cameras[name].rotation_deg
+                and mine.width * embodiment.cameras[name].height == mine.height * embodiment.cameras[name].width
+                for name, mine in self.embodiment.cameras.items()
+            )
+            differences = [line for line in differences if not (same and line.startswith("cameras"))]
+        if differences:
+            listed = "\n  ".join(differences)
+            raise ContractError(
+                f"this checkpoint was trained for another body, it does not move this one:\n  {listed}\n"
+                "Use a checkpoint that was trained for it, or retrain."
+            )
+
+    @torch.inference_mode()
+    def act(
+        self,
+        observations: Sequence[Observation],
+        given: np.ndarray | None = None,
+        given_steps: int = 0,
+    ) -> list[ActionChunk]:
+        """Answer each observation with a chunk of T absolute joint targets.
+
+        given: float32[B, T, A] absolute targets, of which the first `given_steps` are already decided and kept; the
+        rest is predicted to continue them (prefix conditioning of real-time chunking).
+        """
+        processor = self.processor
+        state = processor.state(observations)
+        batch = len(observations)
+        values = torch.zeros(batch, processor.codec.action_horizon, processor.codec.action_dim)
+        if given is not None:
+            values = processor.codec.encode(torch.from_numpy(np.asarray(given, np.float32)), state)
+        ids, mask = processor.text([o.instruction for o in observations])
+        outputs = self.network(
+            self._move(processor.images(observations)),
+            ids.to(self.device),
+            mask.to(self.device),
+            processor.codec.encode_state(state).to(self.device),
+            values.to(self.device),
+            torch.full((batch,), given_steps, device=self.device),
+        )
+        decoded, mass = expectation_around_mode(outputs.action_logits, self.mode_radius)
+        decoded[:, :given_steps] = values[:, :given_steps].to(decoded)
+        return processor.chunks(
+            decoded, mass.mean((1, 2)), outputs.progress.sigmoid(), outputs.done.sigmoid(), observations
+        )
+
+    @torch.inference_mode()
+    def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
+        """Answer one prompt about each observation, greedily; boxes come as `<box x0 y0 x1 y1>` in 0..1023."""
+        processor = self.processor
+        ids, mask = processor.prompts(prompts)
+        answer = self.network.generate(
+            self._move(processor.images(observations)),
+            ids.to(self.device),
+            mask.to(self.device),
+            max_tokens,
+            eos=processor.tokenizer.eos_token_id,
+            pad=processor.tokenizer.pad_token_id,
+        )
+        return processor.words(answer.cpu())
+
+    def next_subtask(self, observations: Sequence[Observation], finished: Sequence[Sequence[str]]) -> list[str]:
+        """What to do next for each instruction, given its finished subtasks; `prompts.ALL_FINISHED` when nothing is left."""
+        prompts = [plan_prompt(o.instruction, before) for o, before in zip(observations, finished, strict=True)]
+        return self.generate(observations, prompts)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of an instruction that the model was never taught."""
+        return unknown_words(self.processor.tokenizer, text)
+
+    def _move(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: image.to(self.device) for name, image in images.items()}

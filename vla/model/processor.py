@@ -1,0 +1,112 @@
+"""Observations to model inputs and model outputs to action chunks: the processor that trains is the one that serves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from vla.data.video import resize
+from vla.model.actions import ActionCodec
+from vla.model.vocabulary import boxes_to_tokens, tokens_to_boxes
+from vla.types import ActionChunk, Embodiment, Observation
+
+
+@dataclass
+class Processor:
+    """Everything between the outside world and the tensors, saved with the weights.
+
+    cameras: name -> (height, width) [px] that the network sees, in token order.
+    """
+
+    embodiment: Embodiment
+    cameras: dict[str, tuple[int, int]]
+    codec: ActionCodec
+    tokenizer: PreTrainedTokenizerFast
+    max_text_tokens: int
+
+    def images(self, observations: Sequence[Observation]) -> dict[str, Tensor]:
+        """Frames of a batch, resized: uint8[B, H, W, 3] for each camera of the model."""
+        return {
+            camera: torch.from_numpy(np.stack([resize(self._frame(o, camera), size) for o in observations]))
+            for camera, size in self.cameras.items()
+        }
+
+    def state(self, observations: Sequence[Observation]) -> Tensor:
+        """Measured joints float[B, A]; a wrong shape or a value that is not finite is refused."""
+        width = len(self.embodiment.joints)
+        for observation in observations:
+            state = np.asarray(observation.state)
+            if state.shape != (width,) or not np.isfinite(state).all():
+                raise ValueError(
+                    f"state must be {width} finite values {list(self.embodiment.joints)}, got {state.tolist()}"
+                )
+        return torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
+
+    def text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Right-padded token ids int[B, L] and their mask bool[B, L]; L is a multiple of 4."""
+        return pad([self.tokenize(text) for text in texts], self.tokenizer.pad_token_id)
+
+    def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Left-padded prompts int[B, Q] and their mask bool[B, Q], ready to be continued."""
+        return pad([self.tokenize(text) for text in texts], self.tokenizer.pad_token_id, left=True)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of one text; a text that does not fit is refused, never cut."""
+        ids = self.tokenizer(boxes_to_tokens(text), add_special_tokens=False)["input_ids"]
+        if len(ids) > self.max_text_tokens:
+            raise ValueError(f"text has {len(ids)} tokens, the model reads {self.max_text_tokens}: {text[:80]!r}")
+        return ids
+
+    def words(self, ids: Tensor) -> list[str]:
+        """Generated ids int[B, L] back to text, boxes as `<box x0 y0 x1 y1>` with 0..1023 of width and height."""
+        hidden = {self.tokenizer.pad_token_id, self.tokenizer.eos_token_id}
+        kept = [[token for token in row if token not in hidden] for row in ids.tolist()]
+        texts = (tokens_to_boxes(" ".join(self.tokenizer.convert_ids_to_tokens(row))) for row in kept)
+        return [text.replace(" ,", ",") for text in texts]
+
+    def chunks(
+        self,
+        values: Tensor,
+        confidence: Tensor,
+        progress: Tensor,
+        done: Tensor,
+        observations: Sequence[Observation],
+    ) -> list[ActionChunk]:
+        """Head outputs (values float[B, T, A] in -1..1, the others float[B]) to chunks inside the joint limits."""
+        targets = self.codec.decode(values.float().cpu(), self.state(observations)).numpy()
+        low, high = (np.asarray(x, np.float32) for x in (self.embodiment.position_min, self.embodiment.position_max))
+        return [
+            ActionChunk(
+                actions=np.clip(target, low, high),
+                dt_s=1 / self.embodiment.control_hz,
+                time_s=observation.time_s,
+                confidence=float(sure),
+                progress=float(part),
+                done=float(finished),
+            )
+            for target, observation, sure, part, finished in zip(
+                targets, observations, confidence, progress, done, strict=True
+            )
+        ]
+
+    def _frame(self, observation: Observation, camera: str) -> np.ndarray:
+        if camera not in observation.images:
+            raise ValueError(f"camera {camera!r} is missing, got {sorted(observation.images)}; add it or retrain without it")
+        image = observation.images[camera]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"camera {camera!r} must give uint8 [H, W, 3] RGB, got {image.dtype} {image.shape}")
+        return image
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False, multiple: int = 4) -> tuple[Tensor, Tensor]:
+    """Lists of ids to int[B, L] and the mask bool[B, L] of what is real, L a multiple of `multiple`."""
+    length = -(-max(1, max(map(len, rows))) // multiple) * multiple
+    ids, mask = torch.full((len(rows), length), value), torch.zeros(len(rows), length, dtype=torch.bool)
+    for row, tokens in enumerate(rows):
+        where = slice(length - len(tokens), length) if left else slice(0, len(tokens))
+        ids[row, where] = torch.as_tensor(tokens, dtype=torch.long)
+        mask[row, where] = True
+    return ids, mask

@@ -1,0 +1,10 @@
+"""The few fixed phrases in which the model is asked, the same in training and on the robot."""
+
+from collections.abc import Sequence
+
+ALL_FINISHED = "finished"  # the planner's answer when nothing remains
+
+
+def plan_prompt(instruction: str, finished: Sequence[str]) -> str:
+    """Ask for the next subtask of an instruction, given the subtasks that are finished, oldest first."""
+    return f"{instruction} : after {finished[-1] if finished else 'nothing'} : next"

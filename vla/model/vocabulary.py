@@ -1,0 +1,55 @@
+"""One vocabulary for everything the model says: words, 256 action bins and 1024 image locations.
+
+Words come from the training text, so a word that was never taught maps to `<unk>` and can be named to the user.
+"""
+
+import re
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+ACTION_BINS = 256
+LOCATIONS = 1024
+SPECIALS = ["<pad>", "<unk>", "<eos>"]
+ACTION_TOKENS = [f"<act{i:03d}>" for i in range(ACTION_BINS)]
+LOCATION_TOKENS = [f"<loc{i:04d}>" for i in range(LOCATIONS)]
+
+_BOX = re.compile(r"<box (\d+) (\d+) (\d+) (\d+)>")
+_LOCATIONS = re.compile(r"(?:<loc(\d{4})> ?){4}")
+
+
+def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Make a word-level tokenizer that knows every word of `texts`, then the action bins, then the locations."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(special_tokens=SPECIALS, show_progress=False)
+    tokenizer.train_from_iterator((_BOX.sub(" ", text) for text in texts), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", padding_side="left"
+    )
+    add_action_and_location_tokens(fast)
+    return fast
+
+
+def add_action_and_location_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Append the 256 action bins and 1024 locations to any tokenizer, each as one token."""
+    tokenizer.add_tokens([*ACTION_TOKENS, *LOCATION_TOKENS], special_tokens=True)
+
+
+def boxes_to_tokens(text: str) -> str:
+    """Write each `<box x0 y0 x1 y1>` (0..1023 of width and height) as four location tokens."""
+    return _BOX.sub(lambda box: "".join(LOCATION_TOKENS[int(value)] for value in box.groups()), text)
+
+
+def tokens_to_boxes(text: str) -> str:
+    """Invert `boxes_to_tokens`; fewer than four locations in a row stay as they are."""
+    return _LOCATIONS.sub(lambda found: f"<box {' '.join(str(int(v)) for v in re.findall(r'[0-9]{4}', found[0]))}>", text)
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+    """The words of `text` that the model was never taught, in order, each once."""
+    words = [word for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(text.lower())]
+    unknown = [word for word in words if tokenizer.convert_tokens_to_ids(word) == tokenizer.unk_token_id]
+    return list(dict.fromkeys(unknown))
