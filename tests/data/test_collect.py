@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from vla.data.dataset import EpisodeDataset
 from vla.data.demonstration import EXPERT_SEEDS, Demonstrator, Settings
 
 
-def demonstrator(expert=point_world.FakeExpert, **changes):
+def demonstrator(expert: Callable = point_world.FakeExpert, **changes):
     """A collector of the fake world."""
     settings = {
         "ids": {"default": "point_world:Fake-v0", "long": "point_world:Fake-v0"},

@@ -46,7 +46,13 @@ def main(config: DictConfig) -> None:
         max_attempts=plain["max_attempts"],
     )
     demonstrator = Demonstrator(settings, make_expert=instantiate(config.expert, _partial_=True), codec=plain["codec"])
-    result = collect(demonstrator, out / "dataset", episodes=plain["episodes"], workers=plain["workers"])
+    result = collect(
+        demonstrator,
+        out / "dataset",
+        episodes=plain["episodes"],
+        workers=plain["workers"],
+        language=plain["language"],
+    )
     path = write_result(out, seed=plain["seed"], **result)
     print(
         f"{result['episodes']} episodes, {result['frames']} frames in {result['dataset']}; "
@@ -54,13 +60,15 @@ def main(config: DictConfig) -> None:
     )
 
 
-def collect(demonstrator: Demonstrator, root: Path, episodes: int, workers: int | None = None) -> dict[str, Any]:
+def collect(
+    demonstrator: Demonstrator, root: Path, episodes: int, workers: int | None = None, language: bool = False
+) -> dict[str, Any]:
     """Fill the dataset `root` up to `episodes` episodes with `workers` processes (all cores) and return the result."""
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; at least 1 is needed")
     workers = workers or len(os.sched_getaffinity(0))
     started_s = time.monotonic()
-    with _open_writer(demonstrator, root) as writer:
+    with _open_writer(demonstrator, root, language) as writer:
         missing = [episode for episode in range(episodes) if episode not in writer.saved()]
         with tqdm(total=episodes, initial=episodes - len(missing), unit="episode", desc="collect") as bar:
             attempts = 0
@@ -75,7 +83,7 @@ def collect(demonstrator: Demonstrator, root: Path, episodes: int, workers: int 
     return _summary(EpisodeDataset(root)) | run
 
 
-def _open_writer(demonstrator: Demonstrator, root: Path) -> DatasetWriter:
+def _open_writer(demonstrator: Demonstrator, root: Path, language: bool) -> DatasetWriter:
     """Open the dataset with the features and the body of the environment."""
     with closing(demonstrator):
         environment, _ = demonstrator.environment(next(iter(demonstrator.settings.mix)))
@@ -88,6 +96,7 @@ def _open_writer(demonstrator: Demonstrator, root: Path) -> DatasetWriter:
         features=features,
         robot_type=body["name"],
         codec=demonstrator.codec,
+        language=language,
         metadata={"embodiment": body, "collect": {name: getattr(settings, name) for name in settings.__annotations__}},
     )
 

@@ -112,8 +112,8 @@ class EpisodeDataset:
             raise KeyError(f"camera {camera!r} is not in {self.root}; it has {sorted(self.cameras)}")
         return key
 
-    def column(self, name: str) -> np.ndarray | list:
-        """Values of a feature over all frames: numbers [N] or [N, D], texts as a list; "task" is the instruction."""
+    def column(self, name: str) -> Any:
+        """Values of a feature over all frames: an array [N] or [N, D] of numbers, a list of texts; "task" too."""
         if name not in self._columns:
             self._columns[name] = self._read_column(name)
         return self._columns[name]
@@ -224,4 +224,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _decode_image(value: dict[str, Any]) -> np.ndarray:
     """Decode an embedded PNG or JPEG to uint8[H, W, 3] RGB."""
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(value["bytes"], np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    image = cv2.imdecode(np.frombuffer(value["bytes"], np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"the embedded image {value.get('path')} cannot be decoded: it is neither PNG nor JPEG")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -102,7 +102,8 @@ class Demonstrator:
         """Repeat episode number `episode` until the expert succeeds, and save that attempt into the dataset `root`."""
         kind = self.settings.kind(episode)
         environment, _ = self.environment(kind)
-        fps, features = int(environment.unwrapped.embodiment()["control_hz"]), dataset_features(environment)
+        world: Any = environment.unwrapped
+        fps, features = int(world.embodiment()["control_hz"]), dataset_features(environment)
         for attempt in range(self.settings.max_attempts):
             with EpisodeRecorder(root, episode, fps, features, self.codec) as recorder:
                 if self._attempt(recorder, kind, attempt):

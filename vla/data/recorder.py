@@ -84,8 +84,6 @@ class EpisodeRecorder:
 
     def _checked(self, key: str, value: Any) -> Any:
         feature = self.features[key]
-        if feature["dtype"] == "language":
-            return value
         if feature["dtype"] == "string":
             if not isinstance(value, str):
                 raise ValueError(f"{key} takes a string, got {type(value).__name__} {value!r}")

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vla.data import language
+
 VERSION = "v3.0"
 CHUNK_SIZE = 1000  # files in one chunk folder
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -35,14 +37,6 @@ INDEX_FEATURES = {
     "index": {"dtype": "int64", "shape": [1], "names": None},
     "task_index": {"dtype": "int64", "shape": [1], "names": None},
 }
-LANGUAGE_ROW = {  # one annotation of a `language` feature, in lerobot's order
-    "role": pa.string(),
-    "content": pa.string(),
-    "style": pa.string(),
-    "timestamp": pa.float32(),
-    "camera": pa.string(),
-    "tool_calls": pa.list_(pa.string()),
-}
 
 Features = dict[str, dict[str, Any]]
 
@@ -53,11 +47,11 @@ def check_features(features: Features) -> None:
         if "/" in key or key in INDEX_FEATURES:
             raise ValueError(f"feature name {key!r} is not possible: it holds '/' or is one of {list(INDEX_FEATURES)}")
         dtype, shape = feature["dtype"], list(feature["shape"])
-        if dtype not in {*ARROW, "video", "language"}:
-            raise ValueError(f"feature {key!r} has dtype {dtype!r}; possible are {[*ARROW, 'video', 'language']}")
+        if dtype not in {*ARROW, "video"}:
+            raise ValueError(f"feature {key!r} has dtype {dtype!r}; possible are {[*ARROW, 'video']}")
         if dtype == "video" and (len(shape) != 3 or shape[2] != 3):
             raise ValueError(f"video feature {key!r} has shape {shape}; it must be [height, width, 3]")
-        if dtype != "video" and (len(shape) != 1 or (dtype in ("string", "language") and shape != [1])):
+        if dtype != "video" and (len(shape) != 1 or (dtype == "string" and shape != [1])):
             raise ValueError(f"feature {key!r} has shape {shape}; it must be [n], and [1] for text")
 
 
@@ -76,25 +70,22 @@ def numeric_keys(features: Features) -> list[str]:
 def arrow_schema(features: Features) -> pa.Schema:
     """Schema of the parquet files of `features`, with the metadata from which `datasets` restores its types."""
     columns = {key: feature for key, feature in features.items() if feature["dtype"] != "video"}
-    described = {"info": {"features": {key: _hugging_face_type(feature) for key, feature in columns.items()}}}
-    fields = [(key, _arrow_type(feature)) for key, feature in columns.items()]
+    described = {"info": {"features": {key: _hugging_face_type(key, feature) for key, feature in columns.items()}}}
+    fields = [(key, _arrow_type(key, feature)) for key, feature in columns.items()]
     return pa.schema(fields, metadata={"huggingface": json.dumps(described)})
 
 
-def _arrow_type(feature: dict[str, Any]) -> pa.DataType:
+def _arrow_type(key: str, feature: dict[str, Any]) -> pa.DataType:
     if feature["dtype"] == "language":
-        return pa.list_(pa.struct(list(LANGUAGE_ROW.items())))
+        return language.ARROW[key]
     kind = ARROW[feature["dtype"]]
     return kind if list(feature["shape"]) == [1] else pa.list_(kind, int(feature["shape"][0]))
 
 
-def _hugging_face_type(feature: dict[str, Any]) -> Any:
+def _hugging_face_type(key: str, feature: dict[str, Any]) -> dict[str, Any]:
     if feature["dtype"] == "language":
-        row = {name: {"dtype": str(kind), "_type": "Value"} for name, kind in LANGUAGE_ROW.items()}
-        row["timestamp"] = {"dtype": "float32", "_type": "Value"}
-        row["tool_calls"] = {"feature": {"_type": "Json"}, "_type": "List"}
-        return {"feature": row, "_type": "List"}
-    value = {"dtype": feature["dtype"], "_type": "Value"}
+        return language.hugging_face_type(key)
+    value: dict[str, Any] = {"dtype": feature["dtype"], "_type": "Value"}
     if list(feature["shape"]) == [1]:
         return value
     return {"feature": value, "length": int(feature["shape"][0]), "_type": "List"}
@@ -105,7 +96,7 @@ def arrow_column(values: list | np.ndarray, kind: pa.DataType) -> pa.Array:
     if pa.types.is_fixed_size_list(kind):
         flat = np.asarray(values, dtype=kind.value_type.to_pandas_dtype()).reshape(-1)
         return pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), kind.list_size)
-    if pa.types.is_string(kind) or pa.types.is_list(kind):
+    if pa.types.is_string(kind):
         return pa.array(list(values), kind)
     return pa.array(np.asarray(values, dtype=kind.to_pandas_dtype()).reshape(-1), kind)
 

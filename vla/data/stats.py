@@ -3,8 +3,6 @@
 The keys and shapes are those of LeRobotDataset v3.0: min, max, mean, std (population), count, q01, q10, q50, q90, q99.
 """
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
@@ -59,7 +57,7 @@ def to_json(stats: dict[str, Stats]) -> dict[str, dict[str, list]]:
     return {key: {name: value.tolist() for name, value in entry.items()} for key, entry in stats.items()}
 
 
-def from_json(stats: dict[str, dict[str, Sequence]]) -> dict[str, Stats]:
+def from_json(stats: dict[str, dict[str, list]]) -> dict[str, Stats]:
     """Invert `to_json`."""
     return {key: {name: np.asarray(value) for name, value in entry.items()} for key, entry in stats.items()}
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vla.data import language as language_columns
 from vla.data import schema
 from vla.data.recorder import EpisodeRecorder, disk_errors, staged_folder
 from vla.data.stats import Stats, array_stats, histogram_stats, to_json
@@ -39,6 +40,7 @@ class DatasetWriter:
         robot_type: str | None = None,
         metadata: dict[str, Any] | None = None,
         codec: str = "h264",
+        language: bool = False,
         data_files_size_in_mb: float = 100,
         video_files_size_in_mb: float = 200,
     ) -> None:
@@ -46,7 +48,10 @@ class DatasetWriter:
         if fps != int(fps) or fps <= 0:
             raise ValueError(f"fps is {fps}; the format takes positive whole numbers")
         self.root, self.fps, self.features, self.codec = Path(root), int(fps), features, codec
-        self.all_features = features | schema.INDEX_FEATURES
+        self.all_features = features | (language_columns.FEATURES if language else {}) | schema.INDEX_FEATURES
+        if language and not {"subtask", "vqa"} <= features.keys():
+            raise ValueError(f"language columns are made from subtask and vqa; the features are {sorted(features)}")
+        self._language = language
         self._limits_mb = (data_files_size_in_mb, video_files_size_in_mb)
         self._robot_type, self._metadata = robot_type, metadata or {}
         self._known: dict[int, tuple[dict[str, int], dict[str, str]]] = {}
@@ -72,7 +77,7 @@ class DatasetWriter:
     def _check_same(self) -> None:
         """Refuse to continue a dataset with other features."""
         features = {f"feature {key}": value for key, value in self.features.items()}
-        now = {"fps": self.fps, "codec": self.codec} | features | flat(self._metadata)
+        now = {"fps": self.fps, "codec": self.codec, "language": self._language} | features | flat(self._metadata)
         now = json.loads(json.dumps(now))
         path = self.root / schema.STAGING / "identity.json"
         if not path.exists():
@@ -154,8 +159,9 @@ class DatasetWriter:
         return self._known[index]
 
     def _too_large(self, sizes: dict[str, int]) -> bool:
-        limits_mb = dict(zip((".parquet", ".mp4"), self._limits_mb, strict=True))
-        return any(size > limits_mb.get(Path(name).suffix, np.inf) * 2**20 for name, size in sizes.items())
+        data_mb, video_mb = self._limits_mb
+        limits_mb = {".parquet": data_mb, ".mp4": video_mb, ".json": np.inf}
+        return any(size > limits_mb[Path(name).suffix] * 2**20 for name, size in sizes.items())
 
     def _write_shard(self, episodes: list[int]) -> None:
         """Write the files of the next shard, then the table of its episodes, then remove the staged copies."""
@@ -183,7 +189,7 @@ class DatasetWriter:
 
     def _write_histograms(self, contents: list[dict]) -> None:
         keys = schema.video_keys(self.features)
-        sums = {key: sum(np.asarray(content["histograms"][key]) for content in contents) for key in keys}
+        sums: Any = {key: np.sum([content["histograms"][key] for content in contents], axis=0) for key in keys}
         path = schema.file_of(self.root, schema.HISTOGRAM_PATH, self.shards)
         schema.write_whole(path, lambda target: np.savez(target, **sums))
 
@@ -197,18 +203,21 @@ class DatasetWriter:
             with pq.ParquetWriter(path, kinds) as writer:
                 for index, table, content in zip(episodes, tables, contents, strict=True):
                     columns = self._index_columns(index, table, start)
-                    arrays = [
-                        schema.arrow_column(columns[field.name], field.type)
-                        if field.name in columns
-                        else table[field.name].combine_chunks()
-                        for field in kinds
-                    ]
-                    writer.write_table(pa.Table.from_arrays(arrays, schema=kinds))
+                    writer.write_table(self._complete(table, columns, kinds))
                     rows.append(self._row(index, table, content, columns, (start, first)))
                     start += len(table)
 
         schema.write_whole(schema.file_of(self.root, schema.DATA_PATH, self.shards), write)
         return rows
+
+    def _complete(self, table: pa.Table, columns: dict[str, np.ndarray], kinds: pa.Schema) -> pa.Table:
+        """Return the recorded frames of an episode with the index columns, and the language columns if wanted."""
+        arrays = {name: schema.arrow_column(values, kinds.field(name).type) for name, values in columns.items()}
+        if self._language:
+            camera = next(iter(schema.video_keys(self.features)), None)
+            arrays |= language_columns.columns(table, self.fps, camera)
+        chosen = [arrays[name] if name in arrays else table[name].combine_chunks() for name in kinds.names]
+        return pa.Table.from_arrays(chosen, schema=kinds)
 
     def _index_columns(self, episode_index: int, table: pa.Table, start: int) -> dict[str, np.ndarray]:
         frames = np.arange(len(table))
@@ -273,7 +282,7 @@ class DatasetWriter:
         stats = {key: array_stats(column_array(table[key])) for key in keys}
         paths = [schema.file_of(self.root, schema.HISTOGRAM_PATH, shard) for shard in range(self.shards)]
         for key in schema.video_keys(self.features):
-            stats[key] = histogram_stats(sum(np.load(path)[key] for path in paths), self.joined_frames)
+            stats[key] = histogram_stats(np.sum([np.load(path)[key] for path in paths], axis=0), self.joined_frames)
         return stats
 
     def close(self) -> None:
