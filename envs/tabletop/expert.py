@@ -172,10 +172,10 @@ def _press(world: World, goal: Goal, hand: Hand) -> np.ndarray:
 
 def _grasp(world: World, name: str, hand: Hand) -> np.ndarray:
     """Descend around the object with open jaws; close them when it is between them."""
-    if _between(world, name, hand):
-        return _move(hand, hand.at(), gripper=0.0)
     thing = world.position(name)
     low = float(thing[2]) + 0.002
+    if _between(world, name, hand):
+        return _move(hand, np.array([*hand.at()[:2], low]), gripper=0.0)
     if hand.opening < READY_OPENING:
         low += 0.03  # do not come down on the object with closed jaws
     return _approach(hand, thing[:2], low, gripper=arm.OPEN, offset=arm.WIDE_SIDE)
@@ -208,7 +208,7 @@ def _approach(
 ) -> np.ndarray:
     """Rise above `clear`, travel to float64[2] and descend to `low` [m] in a funnel: the closer, the lower."""
     here = hand.at(offset)
-    way = place - here[:2]
+    way = _reachable(np.array([*place, here[2]]))[:2] - here[:2]
     distance = float(np.linalg.norm(way))
     height = low + float(np.interp(distance, [0.005, 0.012, 0.050], [0.0, 0.045, max(arm.TRAVEL_Z - low, 0.045)]))
     if distance > 0.012:
@@ -237,11 +237,11 @@ def _move(
 def _reachable(point: np.ndarray) -> np.ndarray:
     """Return the nearest point float64[3] that the hand can go to, for targets after a disturbance."""
     height = float(np.clip(point[2], 0.004, 0.110))
-    centre = np.array([arm.PAN_X, 0.0])
-    way = point[:2] - centre
-    distance = max(float(np.linalg.norm(way)), 1e-6)
+    ahead, left = point[0] - arm.PAN_X, point[1]
     nearest = 0.085 + 0.65 * max(0.0, height - 0.05)
-    return np.array([*(centre + way * np.clip(distance, nearest, 0.310) / distance), height])
+    distance = np.clip(np.hypot(ahead, left), nearest, 0.310)
+    azimuth = np.clip(np.arctan2(left, ahead), -1.7, 1.7)
+    return np.array([arm.PAN_X + distance * np.cos(azimuth), distance * np.sin(azimuth), height])
 
 
 def _opening_around(world: World, name: str) -> float:
@@ -251,18 +251,20 @@ def _opening_around(world: World, name: str) -> float:
 
 def _grips(world: World, name: str, hand: Hand) -> bool:
     """Say whether the jaws are closed on the object."""
-    return hand.opening < _opening_around(world, name) + 0.03 and _between(world, name, hand)
+    return hand.opening < _opening_around(world, name) + 0.03 and _between(world, name, hand, slack=0.006)
 
 
-def _between(world: World, name: str, hand: Hand) -> bool:
-    """Say whether the object lies between the jaws, ready to be grasped or in their grasp."""
+def _between(world: World, name: str, hand: Hand, slack: float = 0.0) -> bool:
+    """Say whether the object lies between the jaws, `slack` [m] more or less, so that closing them grasps it."""
     half = world.items[name].half_size
     way = world.position(name) - hand.at()
     opening = arm.opening_direction(hand.joints)
     along = float(np.dot(way[:2], opening)) + 0.0125  # from the fixed jaw's face to the object's centre
     across = float(np.linalg.norm(way[:2] - np.dot(way[:2], opening) * opening))
     space = float(np.interp(hand.opening, np.linspace(0, 0.5, len(GAPS_M)), GAPS_M))
-    return half - 0.005 < along < space - half + 0.006 and across < 0.009 and abs(way[2]) < 0.008
+    if not half - 0.005 - slack < along < space - half + 0.006 + slack:
+        return False
+    return across < 0.008 + slack and abs(way[2]) < 0.007 + slack
 
 
 def _release_height(world: World, goal: Goal) -> float:
