@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vla.cli import VERBS, quote_instruction
+from vla.cli import VERBS, quote_text
 
 
 def vla(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -69,20 +70,25 @@ def test_show_config_prints_keys_and_runs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "given, passed_on",
+    "key, given, passed_on",
     [
-        ("instruction=pick up the red cube, then open the drawer", '="pick up the red cube, then open the drawer"'),
-        ('instruction="quoted, already"', '="quoted, already"'),
-        ("instruction=", '=""'),
-        ("instruction=null", "=null"),
+        ("instruction", "pick up the red cube, then open the drawer", '"pick up the red cube, then open the drawer"'),
+        ("instruction", '"quoted, already"', '"quoted, already"'),
+        ("instruction", 'say "no"', '"say \\"no\\""'),
+        ("instruction", "", '""'),
+        ("instruction", "null", "null"),
+        ("out", "runs/lr=1 (a, b)", '"runs/lr=1 (a, b)"'),
     ],
 )
-def test_an_instruction_is_taken_as_typed(given: str, passed_on: str) -> None:
-    assert quote_instruction(given) == "instruction" + passed_on
+def test_sentences_and_paths_are_taken_as_typed(key: str, given: str, passed_on: str) -> None:
+    quoted = quote_text(f"{key}={given}")
+    assert quoted == f"{key}={passed_on}"
+    value = OverridesParser.create().parse_override(quoted).value()
+    assert value == {"null": None, '"quoted, already"': "quoted, already"}.get(given, given)
 
 
 def test_other_keys_are_left_to_the_grammar() -> None:
-    assert quote_instruction("seed=1,2") == "seed=1,2"
+    assert quote_text("seed=1,2") == "seed=1,2"
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the
     "libgthread-2.0.so.0": "libglib2.0-0",
     "libxcb.so.1": "libxcb1",
 }
+TEXT_KEYS = ("instruction", "out", "checkpoint", "against")
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
@@ -74,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
         if name == "bench" and re.fullmatch(r"\w+", rest[0]):
             rest[0] = f"bench={rest[0]}"
         if not {"-m", "--multirun"} & set(rest):
-            rest = [quote_instruction(argument) for argument in rest]
+            rest = [quote_text(argument) for argument in rest]
         check(name, rest)
         sys.argv = [f"vla {name}", *rest]
         importlib.import_module(VERBS[name].module).main()
@@ -128,10 +129,10 @@ def _loads(library: str) -> bool:
     return True
 
 
-def quote_instruction(argument: str) -> str:
-    """Take an instruction as typed: commas, colons and brackets are words to us, grammar to Hydra."""
+def quote_text(argument: str) -> str:
+    """Take sentences and paths as typed: commas, brackets and "=" are characters to us, grammar to Hydra."""
     key, equals, value = argument.partition("=")
-    if key.lstrip("+") != "instruction" or not equals or value.startswith(("'", '"')) or value == "null":
+    if key not in TEXT_KEYS or not equals or value.startswith(("'", '"')) or value == "null":
         return argument
     return key + equals + '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -144,6 +145,8 @@ def check(verb: str, arguments: Sequence[str]) -> None:
             raise UsageError(f"{argument!r} is not key=value")
     with initialize_config_module("configs", version_base="1.3"):
         overrides = [(word, _parsed(word)) for word in words]
+        if any(_is_group(override) and override.is_sweep_override() for _, override in overrides):
+            return  # every job has its own keys; Hydra checks them
         chosen = [word for word, override in overrides if _is_group(override)]
         config = _composed(verb, chosen)
         for _, override in overrides:
