@@ -191,7 +191,7 @@ def _shove(
         return _move(hand, np.array([*behind, arm.TRAVEL_Z]), gripper=0.0, offset=arm.CLOSED_SIDE)
     along = float(np.dot(here[:2] - thing, direction))
     aside = here[:2] - thing - along * direction
-    if here[2] < low + 0.010 and np.linalg.norm(aside) < 0.012 and -radius - 0.025 < along < 0:
+    if here[2] < low + 0.016 and np.linalg.norm(aside) < 0.014 and -radius - 0.025 < along < 0:
         ahead = here[:2] + STEP_NEAR * direction - aside
         return _move(hand, np.array([*ahead, low]), gripper=0.0, offset=arm.CLOSED_SIDE)
     return _approach(hand, behind, low, gripper=0.0, offset=arm.CLOSED_SIDE)
