@@ -45,8 +45,8 @@ def show(
     checkpoint: str,
     instruction: str | None,
     instructions: Sequence[str],
-    single: Mapping[str, Any],
-    several: Mapping[str, Any],
+    world: Mapping[str, Any],
+    max_steps: Mapping[str, int],
     seed: int,
     workers: int,
     questions_asked: int,
@@ -56,18 +56,19 @@ def show(
     """Run the demo and return what result.json documents; `instruction` is the user's own and comes first."""
     started_s = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    extra = {"render_mode": "human"} if view else {}
+    scene = world_of(world, policy.embodiment, render_mode="human" if view else "rgb_array")
     texts = [text for text in (instruction, *instructions) if text]
     cases = [
         Case(
             task=text,
-            world=world_of(several if SEVERAL.search(text) else single, policy.embodiment, **extra),
+            world=scene,
             seed=seed + index,
             options={"instruction": text},
             stepping=bool(SEVERAL.search(text)),
             group="demo",
             questions=questions_asked,
             record=True,
+            max_steps=max_steps["several" if SEVERAL.search(text) else "single"],
         )
         for index, text in enumerate(texts)
     ]

@@ -35,6 +35,7 @@ class Case:
     group: str = "single"  # single, long_horizon, held_out, control, demo
     questions: int = 0  # asked about the first frame, and again about the last
     record: bool = False  # keep the frames
+    max_steps: int | None = None  # on top of the environment's own limit
 
 
 @dataclass

@@ -22,7 +22,8 @@ main { max-width:1120px; margin:0 auto; padding:56px 24px 80px }
 h1 { font-size:clamp(30px,5vw,46px); line-height:1.12; letter-spacing:-.022em; margin:0 0 12px; font-weight:700 }
 h2 { font-size:24px; letter-spacing:-.012em; margin:56px 0 16px; font-weight:650 }
 h3 { font-size:19px; margin:0; font-weight:620; letter-spacing:-.008em }
-p { margin:0 0 12px } .lead { font-size:19px; color:var(--dim); max-width:60ch } .dim { color:var(--dim) }
+p { margin:0 0 12px } .lead { font-size:19px; color:var(--dim); max-width:60ch; margin-bottom:26px }
+.dim { color:var(--dim) }
 .small { font-size:13.5px } code { font-family:var(--mono); font-size:.88em; background:var(--soft); padding:2px 6px;
   border-radius:6px; overflow-wrap:anywhere }
 .card { background:var(--card); border:1px solid var(--line); border-radius:16px; padding:22px 24px; margin:0 0 20px }
@@ -114,24 +115,22 @@ def forest(rows: Sequence[tuple[str, float | None, Sequence[float] | None, str]]
     return Markup("".join(parts) + "</svg>")
 
 
-def lines_chart(
-    name: str, target: np.ndarray, measured: np.ndarray, *, low: float, high: float, unit: str, dt_s: float
-) -> Markup:
+def lines_chart(name: str, target: np.ndarray, measured: np.ndarray, *, low: float, high: float, unit: str) -> Markup:
     """Chart one joint over time: the commanded target float[N] as a line, the measured position as a shade of it."""
     count = max(len(measured) - 1, 1)
 
     def path(values: np.ndarray) -> str:
-        ys = 58 - 50 * (np.clip(values, low, high) - low) / max(high - low, 1e-9)
-        return " ".join(f"{300 * index / count:.1f},{y:.1f}" for index, y in enumerate(ys))
+        ys = 56 - 50 * (np.clip(values, low, high) - low) / max(high - low, 1e-9)
+        return " ".join(f"{170 * index / count:.1f},{y:.1f}" for index, y in enumerate(ys))
 
-    last = f"{target[-1]:.2f}{unit}" if len(target) else "–"
+    words = f"{target.min():.0f} to {target.max():.0f}{unit}" if len(target) else "–"
     return Markup(
-        f'<svg viewBox="0 0 300 84" width="100%" role="img" aria-label="{escape(name)}">'
-        f'<line x1="0" y1="62" x2="300" y2="62" stroke="var(--line)"/>'
+        f'<svg viewBox="0 0 170 78" width="100%" role="img" aria-label="{escape(name)}">'
+        f'<line x1="0" y1="60" x2="170" y2="60" stroke="var(--line)"/>'
         f'<polyline points="{path(measured)}" fill="none" stroke="var(--amber)" stroke-width="4" stroke-opacity=".45"/>'
-        f'<polyline points="{path(target)}" fill="none" stroke="var(--blue)" stroke-width="1.8"/>'
-        f'<text x="0" y="79">{escape(name.replace("_", " "))}</text>'
-        f'<text class="dim" x="300" y="79" text-anchor="end">{last} at {count * dt_s:.1f} s</text></svg>'
+        f'<polyline points="{path(target)}" fill="none" stroke="var(--blue)" stroke-width="1.6"/>'
+        f'<text x="0" y="74" style="font-size:11px">{escape(name.replace("_", " "))}</text>'
+        f'<text class="dim" x="170" y="74" text-anchor="end" style="font-size:10px">{words}</text></svg>'
     )
 
 

@@ -1,5 +1,6 @@
 """Closed loop over many seeded episodes: environments in workers, one policy that answers them in batches."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -74,7 +75,7 @@ class Flight:
         """Whether the episode has nothing more to show."""
         assert self.moment is not None and self.pilot is not None
         episode, linger = self.episode, self.pacing.linger_steps
-        if self.moment.over:
+        if self.moment.over or episode.steps >= (self.case.max_steps or math.inf):
             return True
         if self.case.control.name == "swapped" and episode.swapped_success:
             return True

@@ -128,20 +128,10 @@ def _charts(episode: Episode, body: Embodiment) -> list[Markup]:
     charts = []
     for joint, name in enumerate(body.joints):
         gripper = name == "gripper"
-        scale = 1.0 if gripper else 180.0 / np.pi
+        scale, unit = (100.0, " %") if gripper else (180.0 / np.pi, "°")
         target, real = targets[:, joint] * scale, measured[:, joint] * scale
-        middle, half = (0.5, 0.55) if gripper else _span(target, real)
-        charts.append(
-            lines_chart(
-                name,
-                target,
-                real,
-                low=middle - half,
-                high=middle + half,
-                unit="" if gripper else "°",
-                dt_s=1 / body.control_hz,
-            )
-        )
+        middle, half = (50.0, 55.0) if gripper else _span(target, real)
+        charts.append(lines_chart(name, target, real, low=middle - half, high=middle + half, unit=unit))
     return charts
 
 
