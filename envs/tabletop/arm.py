@@ -28,10 +28,11 @@ JOINT_MIN = np.array([-1.91986, -1.74533, -1.69, -1.65806, -2.74385, -0.174533])
 JOINT_MAX = np.array([1.91986, 1.74533, 1.69, 1.65806, 2.84121, 1.74533])
 POSITION_MIN = np.array([*JOINT_MIN[:5], 0.0])  # the same in state units, gripper 0..1
 POSITION_MAX = np.array([*JOINT_MAX[:5], 1.0])
-# STS3215 at 12 V: 45 rpm without load; limits leave a margin. The gripper is in 1/s, 1/s^2, 1/s^3.
-VELOCITY_MAX = np.array([4.0, 4.0, 4.0, 4.0, 4.0, 2.0])  # [rad/s]
-ACCELERATION_MAX = np.array([40.0, 40.0, 40.0, 40.0, 40.0, 20.0])  # [rad/s^2]
-JERK_MAX = np.array([800.0, 800.0, 800.0, 800.0, 800.0, 400.0])  # [rad/s^3]
+# STS3215 at 12 V: 45 rpm without load, and what 2.94 N.m can do to its own armature and the arm. The gripper is in
+# 1/s, 1/s^2, 1/s^3.
+VELOCITY_MAX = np.array([4.7, 4.7, 4.7, 4.7, 4.7, 2.45])  # [rad/s]
+ACCELERATION_MAX = np.array([80.0, 80.0, 80.0, 80.0, 80.0, 40.0])  # [rad/s^2]
+JERK_MAX = np.array([2400.0, 2400.0, 2400.0, 2400.0, 2400.0, 1200.0])  # [rad/s^3]
 
 PAN_X = 0.0388353  # the pan axis lies this far in front of the origin [m]
 SHOULDER_R, SHOULDER_Z = 0.0303992, 0.1166

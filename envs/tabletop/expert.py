@@ -15,7 +15,7 @@ from envs.tabletop.goals import CLOSED, DIRECTIONS, PUSH_LINES, Goal, gap, is_in
 from envs.tabletop.world import World
 
 STEP_FREE, STEP_NEAR = 0.040, 0.020  # furthest target ahead of the hand [m]; about 0.24 and 0.12 m/s
-ROLL_STEP = 0.4  # likewise of the wrist roll [rad]
+JOINT_STEP, GRIPPER_STEP = 0.30, 0.20  # furthest joint target from the measured joint [rad], [1]
 CLEAR_Z = 0.055  # the tip may move sideways above this height [m]
 READY_OPENING = 0.33  # open enough to descend around an object
 RELEASED = 0.06  # the jaws have let go when open by this much more than the object is wide
@@ -230,8 +230,11 @@ def _move(
     step = float(np.interp(np.linalg.norm(way), [STEP_NEAR, 0.08], [STEP_NEAR, STEP_FREE]))
     flat = max(float(np.linalg.norm(way[:2])), 1e-9)
     point = here + np.array([*(way[:2] * min(1, step / flat)), np.clip(way[2], -step, step)])
-    roll = hand.joints[4] + np.clip(roll - hand.joints[4], -ROLL_STEP, ROLL_STEP)
-    return np.array([*arm.ik_vertical(*_reachable(point), roll=roll, offset=offset), gripper])
+    roll = hand.joints[4] + np.clip(roll - hand.joints[4], -JOINT_STEP, JOINT_STEP)
+    turn = arm.ik_vertical(*_reachable(point), roll=roll, offset=offset) - hand.joints
+    turn *= min(1.0, JOINT_STEP / np.abs(turn).max())
+    gripper = hand.opening + np.clip(gripper - hand.opening, -GRIPPER_STEP, GRIPPER_STEP)
+    return np.clip([*(hand.joints + turn), gripper], arm.POSITION_MIN, arm.POSITION_MAX)
 
 
 def _reachable(point: np.ndarray) -> np.ndarray:
