@@ -44,9 +44,9 @@ class Goal:
     """One subtask; names are like "red cube", the drawer and the button are named by the kind alone."""
 
     kind: str  # one of KINDS
-    object: str | None = None  # what is moved: pick, place, stack, push
-    target: str | None = None  # where it goes: place, stack, push (next to)
-    side: str | None = None  # one of SIDES: push, where there is no target
+    object: str = ""  # what is moved: pick, place, stack, push
+    target: str = ""  # where it goes: place, stack, push (next to)
+    side: str = ""  # one of SIDES: push, where there is no target
 
 
 class Tracker:

@@ -189,11 +189,11 @@ def _sentences_about(text: str) -> list[str]:
     names = re.findall(rf"\b(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})\b", text)
     first = names[0] if names and names[0].split()[-1] in PICKABLE else "red cube"
     second = names[1] if len(names) > 1 else "blue bowl"
-    return [text for text, goal in _GOAL_OF.items() if goal.object in (None, first) and goal.target in (None, second)]
+    return [text for text, goal in _GOAL_OF.items() if goal.object in ("", first) and goal.target in ("", second)]
 
 
 def _fill(template: str, goal: Goal) -> str:
-    return template.format(object=goal.object, target=goal.target, side=SIDE_WORDS.get(goal.side or ""))
+    return template.format(object=goal.object, target=goal.target, side=SIDE_WORDS.get(goal.side))
 
 
 def _sayable() -> Iterator[tuple[Goal, str]]:

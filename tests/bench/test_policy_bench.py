@@ -25,13 +25,12 @@ EMBODIMENT = Embodiment(
 )
 
 
-class SlowPolicy(torch.nn.Module):
+class SlowPolicy:
     """Multiplies one matrix and waits for 25 ms."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.embodiment = EMBODIMENT
-        self.layer = torch.nn.Linear(64, 32, bias=False)
+        self.network = self.layer = torch.nn.Linear(64, 32, bias=False)
         self.seen: list[Observation] = []
 
     def act(self, observations: Sequence[Observation]) -> list[ActionChunk]:

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 
 from vla.model.checkpoint import load
-from vla.types import Embodiment, Observation
+from vla.types import Embodiment, Observation, Policy
 
 
 def measure(*, seed: int, checkpoint: str, device: str, calls: int, threads: int | None) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def measure(*, seed: int, checkpoint: str, device: str, calls: int, threads: int
         "delay_ticks": math.ceil(p95 / chunk.dt_s),
         "control_hz": policy.embodiment.control_hz,
         "action_horizon": len(chunk.actions),
-        "parameters": sum(parameter.numel() for parameter in policy.parameters()),
+        "parameters": sum(parameter.numel() for parameter in policy.network.parameters()),
         "flops_per_chunk": counter.get_total_flops(),
         "matmul_gflops_per_s": matmul / 1e9,
         "limit_ms": counter.get_total_flops() / matmul * 1e3,
@@ -59,7 +59,7 @@ def _noise(embodiment: Embodiment, rng: np.random.Generator) -> Observation:
     return Observation(images, state, "put the red cube in the blue bowl", time.monotonic())
 
 
-def _latencies(policy: Any, observations: list[Observation], calls: int) -> np.ndarray:
+def _latencies(policy: Policy, observations: list[Observation], calls: int) -> np.ndarray:
     """Return float64[calls], seconds of each call after warming up."""
     for observation in observations:
         policy.act([observation])
