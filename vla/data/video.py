@@ -55,7 +55,14 @@ class VideoEncoder:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8[H, W, 3] to (height, width) by area; the one way in which any frame reaches a model."""
+    """Cut uint8[H, W, 3] about its centre to the shape of (height, width), then scale by area.
+
+    This is the one way in which any frame reaches a model, in training and on the robot.
+    """
+    height, width = image.shape[:2]
+    rows, columns = min(height, round(width * size[0] / size[1])), min(width, round(height * size[1] / size[0]))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    image = np.ascontiguousarray(image[top : top + rows, left : left + columns])
     return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 

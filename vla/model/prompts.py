@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-ALL_FINISHED = "finished"  # the planner's answer when nothing remains
+ALL_FINISHED = "done"  # the planner's answer when nothing remains
 
 
 def plan_prompt(instruction: str, finished: Sequence[str]) -> str:

@@ -1,0 +1,236 @@
+"""Training batches: a window of joint targets, the words that asked for it, and a question about the same frame.
+
+Batch `step` depends on (seed, step) alone, so a resumed run continues with exactly the batches it would have had.
+Three kinds of batches keep texts of one length together: `whole` (a long-horizon instruction, and what is next),
+`wordy` (captions and plans), `short` (subtasks, with pointing, yes/no, where and which).
+
+N frames of the dataset, B batch, T action horizon, A action dimension.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla.data.dataset import EpisodeDataset
+from vla.model.actions import ActionCodec
+from vla.model.processor import Processor, pad
+from vla.model.prompts import ALL_FINISHED, plan_prompt
+
+WORDY_SHARE = 0.1  # of the batches that are not `whole`
+TYPES = {"short": {"point": 0.5, "yesno": 0.3, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
+
+
+@dataclass
+class Batch:
+    """One step's worth of training; see `Network.forward` for shapes."""
+
+    kind: str
+    images: dict[str, Tensor]
+    text_ids: Tensor
+    text_mask: Tensor
+    state: Tensor  # float[B, A], measured
+    actions: Tensor  # float[B, T, A], absolute targets
+    counts: Tensor  # bool[B, T], steps that belong to this text
+    given_steps: Tensor  # int[B]
+    progress: Tensor  # float[B]
+    done: Tensor  # float[B]
+    question_ids: Tensor
+    question_mask: Tensor
+    question_labels: Tensor  # int[B, Q], -100 where nothing is asked
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move every tensor, images as uint8."""
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        images = {name: image.to(device, non_blocking=True) for name, image in self.images.items()}
+        return Batch(kind=self.kind, images=images, **moved)
+
+
+@dataclass
+class Labels:
+    """Columns of the dataset in memory, with what follows from them."""
+
+    state: np.ndarray  # float32[N, A]
+    action: np.ndarray  # float32[N, A]
+    progress: np.ndarray  # float32[N]
+    done: np.ndarray  # bool[N]
+    task: list[str]
+    subtask: list[str]
+    vqa: list[str]
+    episode_end: np.ndarray  # int[N], one past the last frame of the episode
+    subtask_end: np.ndarray  # int[N], one past the last frame of the present subtask
+    subtask_number: np.ndarray  # int[N], 0 for the first of the episode
+    plans: list[tuple[str, ...]] = field(repr=False)  # of every episode, its subtasks in order
+    plan_of: np.ndarray = field(repr=False)  # int[N], row in `plans`
+
+    @classmethod
+    def read(cls, dataset: EpisodeDataset) -> "Labels":
+        """Read the columns and find where subtasks begin and end."""
+        subtask, task_of = list(dataset.column("subtask")), np.asarray(dataset.column("task_index"))
+        finished = list(dataset.column("finished"))
+        count, names = len(dataset), {number: text for text, number in dataset.tasks.items()}
+        ends, numbers, plan_of = np.zeros((2, count), int), np.zeros(count, int), np.zeros(count, int)
+        plans: list[tuple[str, ...]] = []
+        for row, episode in enumerate(dataset.episodes):
+            start, stop = episode.start, episode.start + episode.length
+            new = [i for i in range(start + 1, stop) if _number(subtask, finished, i) != _number(subtask, finished, i - 1)]
+            borders = [start, *new, stop]
+            for number, (first, last) in enumerate(zip(borders, borders[1:], strict=False)):
+                ends[1, first:last], numbers[first:last] = last, number
+            ends[0, start:stop], plan_of[start:stop] = stop, row
+            plans.append(tuple(subtask[border] for border in borders[:-1]))
+        return cls(
+            state=np.stack(dataset.column("observation.state")).astype(np.float32),
+            action=np.stack(dataset.column("action")).astype(np.float32),
+            progress=np.asarray(dataset.column("progress"), np.float32),
+            done=np.asarray(dataset.column("done"), bool),
+            task=[names[int(number)] for number in task_of],
+            subtask=subtask,
+            vqa=list(dataset.column("vqa")),
+            episode_end=ends[0],
+            subtask_end=ends[1],
+            subtask_number=numbers,
+            plans=plans,
+            plan_of=plan_of,
+        )
+
+    def texts(self) -> list[str]:
+        """Everything that is ever said or asked, for the vocabulary."""
+        asked = {text for row in set(self.vqa) for item in json.loads(row) for text in (item["question"], item["answer"])}
+        return sorted({*self.task, *self.subtask, *asked, plan_prompt("", []), ALL_FINISHED})
+
+    def window(self, index: np.ndarray, horizon: int) -> np.ndarray:
+        """Absolute targets float32[B, T, A] from each frame on, the last one of the episode repeated."""
+        steps = np.minimum(index[:, None] + np.arange(horizon), self.episode_end[index][:, None] - 1)
+        return self.action[steps]
+
+    def fit_codec(self, horizon: int, margin: float = 0.02) -> ActionCodec:
+        """Exact ranges over every window of the dataset."""
+        return ActionCodec.fit(self.state, self.window(np.arange(len(self.state)), horizon), margin)
+
+
+def _number(subtask: list[str], finished: list[str], index: int) -> tuple[str, bool]:
+    """What tells two frames of different subtasks apart: the text, or the same one due again after it was finished."""
+    return subtask[index], finished[index].endswith(subtask[index])
+
+
+class Batches:
+    """`batches[step]` is the batch of that step."""
+
+    def __init__(
+        self,
+        labels: Labels,
+        frames: Mapping[str, np.ndarray],
+        processor: Processor,
+        batch_size: int,
+        seed: int,
+        max_given_steps: int,
+        given_share: float,
+    ) -> None:
+        """Prepare.
+
+        frames: uint8[N, H, W, 3] of each camera; max_given_steps: d_max, the most leading steps that are shown, in
+        `given_share` of the samples.
+        """
+        self.labels, self.frames, self.processor = labels, frames, processor
+        self.batch_size, self.seed = batch_size, seed
+        self.max_given_steps, self.given_share = max_given_steps, given_share
+        steps = np.array([len(plan) for plan in labels.plans])[labels.plan_of]
+        self.long = np.flatnonzero(steps > 1)
+        # A long-horizon frame is used with its subtask half of the time and with the whole instruction otherwise.
+        weight = np.where(steps > 1, 0.5, 1.0)
+        self.short_cumulative = np.cumsum(weight) / weight.sum()
+        self.whole_share = 0.5 * len(self.long) / (0.5 * len(self.long) + weight.sum())
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.seed, step])
+        labels, size = self.labels, self.batch_size
+        if rng.random() < self.whole_share:
+            kind, index = "whole", rng.choice(self.long, size)
+        else:
+            kind = "wordy" if rng.random() < WORDY_SHARE else "short"
+            index = np.searchsorted(self.short_cumulative, rng.random(size)).clip(max=len(labels.state) - 1)
+        index = np.array([self._with_questions(i, rng) for i in index])
+        texts, ends, progress, done = self._ask(index, kind, rng)
+        questions = [self._question(i, kind, rng) for i in index]
+        horizon = self.processor.codec.action_horizon
+        counts = index[:, None] + np.arange(horizon) < ends[:, None]
+        given = rng.integers(1, self.max_given_steps + 1, size) * (rng.random(size) < self.given_share)
+        text_ids, text_mask = self.processor.text(texts)
+        question_ids, question_mask, question_labels = self._pack(questions)
+        return Batch(
+            kind=kind,
+            images={name: torch.from_numpy(frames[index]) for name, frames in self.frames.items()},
+            text_ids=text_ids,
+            text_mask=text_mask,
+            state=torch.from_numpy(labels.state[index]),
+            actions=torch.from_numpy(labels.window(index, horizon)),
+            counts=torch.from_numpy(counts),
+            given_steps=torch.from_numpy(np.minimum(given, counts.sum(1))),
+            progress=torch.from_numpy(progress.astype(np.float32)),
+            done=torch.from_numpy(done.astype(np.float32)),
+            question_ids=question_ids,
+            question_mask=question_mask,
+            question_labels=question_labels,
+        )
+
+    def _with_questions(self, index: int, rng: np.random.Generator) -> int:
+        """Move most samples by one frame to where questions are stored; neighbours look nearly the same."""
+        if self.labels.vqa[index] == "[]" and rng.random() < 0.7:
+            for neighbour in (index - 1, index + 1):
+                inside = 0 <= neighbour < len(self.labels.vqa)
+                if inside and self.labels.subtask_end[neighbour] == self.labels.subtask_end[index]:
+                    return neighbour
+        return index
+
+    def _ask(
+        self, index: np.ndarray, kind: str, rng: np.random.Generator
+    ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+        """What the controller is told at each frame, until which frame it holds, how far along that is, whether done."""
+        labels = self.labels
+        count = np.array([len(labels.plans[labels.plan_of[i]]) for i in index])
+        if kind == "whole":
+            number = labels.subtask_number[index]
+            progress = (number + labels.progress[index]) / count
+            done = labels.done[index] & (number == count - 1)
+            return [labels.task[i] for i in index], labels.episode_end[index], progress, done
+        # A single-step episode has the operator's own words for its subtask.
+        own_words = (count == 1) & (rng.random(len(index)) < 0.7)
+        texts = [labels.task[i] if own else labels.subtask[i] for i, own in zip(index, own_words, strict=True)]
+        # The targets of the next subtask cannot be known from the text of this one.
+        return texts, labels.subtask_end[index], labels.progress[index], labels.done[index]
+
+    def _question(self, index: int, kind: str, rng: np.random.Generator) -> tuple[str, str] | None:
+        """One question and its answer about a frame, or None where none fits."""
+        if kind == "whole" or (kind == "wordy" and rng.random() < 0.5):
+            return self._plan(index, rng)
+        items = json.loads(self.labels.vqa[index])
+        shares = TYPES[kind]
+        weights = np.array([shares.get(item["type"], 0.0) for item in items])
+        if not weights.sum():
+            return None
+        item = items[rng.choice(len(items), p=weights / weights.sum())]
+        return item["question"], item["answer"]
+
+    def _plan(self, index: int, rng: np.random.Generator) -> tuple[str, str]:
+        """Ask what is next, before or after the present subtask was declared finished."""
+        labels = self.labels
+        plan, number = labels.plans[labels.plan_of[index]], int(labels.subtask_number[index])
+        due = number + (1 if labels.done[index] and rng.random() < 0.7 else 0)
+        answer = plan[due] if due < len(plan) else ALL_FINISHED
+        return plan_prompt(labels.task[index], plan[:due]), answer
+
+    def _pack(self, questions: list[tuple[str, str] | None]) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids, mask and labels [B, Q]; only answers and their end have labels."""
+        rows, labels = [], []
+        eos = self.processor.tokenizer.eos_token_id
+        for question in questions:
+            prompt = self.processor.tokenize(question[0]) if question else []
+            answer = [*self.processor.tokenize(question[1]), eos] if question else []
+            rows.append(prompt + answer)
+            labels.append([-100] * len(prompt) + answer)
+        ids, mask = pad(rows, self.processor.tokenizer.pad_token_id)
+        return ids, mask, pad(labels, -100)[0]

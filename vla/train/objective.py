@@ -1,0 +1,65 @@
+"""From a batch to one number: augmentation, forward pass, weighted losses."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vla.model.losses import action_loss, completion_loss, word_loss
+from vla.model.network import Network
+from vla.model.processor import Processor
+from vla.train.batches import Batch
+
+
+def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Change brightness, contrast and colour balance of uint8[B, H, W, 3], each image its own way -> float 0..255."""
+    shape = (len(images), 1, 1, 1)
+    gain = 1 + strength * (2 * torch.rand(shape, generator=generator) - 1)
+    tint = 1 + 0.3 * strength * (2 * torch.rand((len(images), 1, 1, 3), generator=generator) - 1)
+    shift = 128 * strength * (2 * torch.rand(shape, generator=generator) - 1)
+    return (images.float() * (gain * tint).to(images.device) + shift.to(images.device)).clamp_(0, 255)
+
+
+def losses(
+    network: Network,
+    processor: Processor,
+    batch: Batch,
+    *,
+    sigma_bins: float,
+    location_sigma: float,
+    augmentation: float,
+    state_noise: float,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Return the unweighted losses `action`, `completion` and `words` of a batch.
+
+    sigma_bins, location_sigma: width of the soft labels in bins; augmentation: 0..1; state_noise: standard deviation
+    that is added to the normalised state, so that the network looks instead of remembering.
+    """
+    codec = processor.codec
+    targets = codec.encode(batch.actions, batch.state)
+    state = codec.encode_state(batch.state)
+    noise = torch.randn(state.shape, generator=generator).to(state.device)
+    outputs = network(
+        {name: augment(image, augmentation, generator) for name, image in batch.images.items()},
+        batch.text_ids,
+        batch.text_mask,
+        state + state_noise * noise,
+        targets,
+        batch.given_steps,
+        batch.question_ids,
+        batch.question_mask,
+    )
+    assert outputs.question_hidden is not None
+    steps = torch.arange(targets.shape[1], device=targets.device)
+    counts = batch.counts & (steps >= batch.given_steps[:, None])
+    return {
+        "action": action_loss(outputs.action_logits, targets, counts, sigma_bins),
+        "completion": completion_loss(outputs, batch.progress, batch.done),
+        "words": word_loss(network, outputs.question_hidden, batch.question_labels, location_sigma),
+    }
+
+
+def total(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Weighted sum; every part needs a weight."""
+    return torch.stack([weights[name] * part for name, part in parts.items()]).sum()

@@ -1,0 +1,48 @@
+"""AdamW with decay on matrices only, warm-up and cosine, and an exponential average of the weights."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def build_optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """Decay matrices and convolutions; leave biases, norms and embeddings of positions alone."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def learning_rate_at(step: int, steps: int, peak: float, warmup: int, floor: float = 0.02) -> float:
+    """Rise linearly over `warmup` steps, then fall as a half cosine to `floor` times the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    part = (step - warmup) / max(1, steps - warmup)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
+
+
+class Average:
+    """Exponential moving average of every weight; buffers such as batch statistics are copied."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: tensor.detach().clone() for name, tensor in _named(network).items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move towards the weights; early on faster, so that the random start is forgotten."""
+        rate = 1 - min(self.decay, (1 + step) / (10 + step))
+        parameters = dict(network.named_parameters())
+        torch._foreach_lerp_([self.weights[name] for name in parameters], list(parameters.values()), rate)
+        for name, buffer in network.named_buffers():
+            if name in self.weights:
+                self.weights[name].copy_(buffer)
+
+
+def _named(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, each once, also where two layers share one."""
+    saved = network.state_dict().keys()
+    named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return {name: tensor for name, tensor in named.items() if name in saved}

@@ -1,0 +1,220 @@
+"""`vla train`: demonstrations in, checkpoint out; one script, read from top to bottom, exactly resumable."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from vla.data.dataset import EpisodeDataset
+from vla.data.framecache import FrameCache
+from vla.model import checkpoint
+from vla.model.network import Network
+from vla.model.processor import Processor
+from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
+from vla.result import write_result
+from vla.train.batches import Batches, Labels
+from vla.train.objective import losses, total
+from vla.train.optimizer import Average, build_optimizer, learning_rate_at
+from vla.train.snapshot import load_snapshot, save_snapshot
+from vla.types import Embodiment
+
+LOG_EVERY = 20
+MAY_CHANGE = ("out", "leg_minutes", "save_every", "device", "threads", "dataset", "collect", "provenance_note")
+
+
+@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
+def main(config: DictConfig) -> None:
+    """Collect what is missing, train until `steps`, write the checkpoint and the result."""
+    out = Path(HydraConfig.get().runtime.output_dir)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    try:
+        result = train(plain, out)
+    except torch.OutOfMemoryError as error:
+        raise OSError(
+            f"out of memory on {config.device}: use a smaller batch_size= (now {config.batch_size}); "
+            f"{out}/checkpoints/last is the last saved state, the same command resumes from it"
+        ) from error
+    path = write_result(out, seed=plain["seed"], **result)
+    print(f"{result['steps']} steps, loss {result['loss']:.3f}, {result['samples_per_s']:.0f} samples/s\n{path}")
+
+
+def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Run one leg of training and return what `result.json` holds."""
+    started_s = time.monotonic()
+    seed, steps, batch_size = config["seed"], config["steps"], config["batch_size"]
+    device = torch.device(config["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    torch.manual_seed(seed)
+    _keep_settings(out, config)
+
+    # Data: demonstrations, their frames in a memory map, their labels in memory.
+    dataset = EpisodeDataset(Path(config["dataset"]) if config["dataset"] else _demonstrations(config, out))
+    cameras = {name: (size[0], size[1]) for name, size in config["model"]["cameras"].items()}
+    frames = FrameCache(dataset, cameras, out / "frames")
+    labels = Labels.read(dataset)
+    data_s = time.monotonic() - started_s
+
+    # Model: the vocabulary and the action ranges come from the data.
+    model = config["model"]
+    tokenizer = build_tokenizer(labels.texts())
+    embodiment = Embodiment.from_dict(dataset.info["vla"]["embodiment"])
+    processor = Processor(
+        embodiment, cameras, labels.fit_codec(model["action_horizon"]), tokenizer, model["max_text_tokens"]
+    )
+    architecture = {
+        "vision": model["vision"],
+        "language": model["language"],
+        "cameras": {name: list(size) for name, size in cameras.items()},
+        "vocab_size": len(tokenizer),
+        "first_action_id": tokenizer.convert_tokens_to_ids(ACTION_TOKENS[0]),
+        "action_horizon": model["action_horizon"],
+        "action_dim": len(embodiment.joints),
+        "max_text_tokens": model["max_text_tokens"],
+    }
+    network = Network(**architecture).to(device).train()
+
+    # Optimizer, and the state of an earlier leg.
+    optimizer = build_optimizer(network, config["learning_rate"], config["weight_decay"])
+    average = Average(network, config["ema_decay"])
+    done = load_snapshot(out, network, average, optimizer) or {"step": 0, "seconds": 0.0, "loss": None}
+    batches = Batches(
+        labels, frames.arrays, processor, batch_size, seed, config["max_given_steps"], config["given_share"]
+    )
+    provenance = _provenance(config, dataset, network)
+
+    def save(step: int, loss: float | None, seconds: float) -> None:
+        progress = {"step": step, "seconds": seconds, "loss": loss}
+        save_snapshot(out, network, average, optimizer, progress)
+        record = provenance | {"steps": step, "samples": step * batch_size, "train_seconds": round(seconds)}
+        checkpoint.save(
+            out / "checkpoints" / "last", architecture, average.weights, processor, record, _storage(config["store"])
+        )
+
+    # Loop.
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_bf16(config["precision"], device))
+    log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"])
+    loss_value, start, leg_s = done["loss"], done["step"], 60 * (config["leg_minutes"] or math.inf)
+    loop_s = time.monotonic()
+    step = start
+    smooth: dict[str, float] = {}
+    with ThreadPoolExecutor(1) as loader, tqdm(total=steps, initial=start, desc="train", unit="step") as bar:
+        upcoming = loader.submit(batches.__getitem__, start) if start < steps else None
+        for step in range(start, steps):
+            assert upcoming is not None
+            batch = upcoming.result().to(device)
+            upcoming = loader.submit(batches.__getitem__, step + 1)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, steps, config["learning_rate"], config["warmup_steps"])
+            generator = torch.Generator().manual_seed(hash((seed, step)) % 2**31)
+            with autocast:
+                parts = losses(network, processor, batch, generator=generator, **config["objective"])
+            loss = total(parts, config["loss_weights"])
+            loss_value = float(loss.detach())
+            if not math.isfinite(loss_value):
+                raise FloatingPointError(
+                    f"loss is {loss_value} at step {step}, nothing was saved after it: {out}/checkpoints/last is still "
+                    "good. Lower learning_rate=, or look for broken targets in the dataset"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config["max_grad_norm"])
+            optimizer.step()
+            average.update(network, step)
+            for name, part in parts.items():
+                smooth[name] = 0.98 * smooth.get(name, float(part.detach())) + 0.02 * float(part.detach())
+            bar.update()
+            if step % LOG_EVERY == 0:
+                rate = (step + 1 - start) * batch_size / (time.monotonic() - loop_s)
+                bar.set_postfix({"samples/s": f"{rate:.0f}", **{k: f"{v:.3f}" for k, v in smooth.items()}})
+                for name, value in {**smooth, "grad_norm": float(norm), "samples_per_s": rate}.items():
+                    log.add_scalar(f"train/{name}", value, step)
+            elapsed_s = time.monotonic() - started_s
+            if (step + 1) % config["save_every"] == 0 or step + 1 == steps or elapsed_s > leg_s:
+                save(step + 1, loss_value, done["seconds"] + time.monotonic() - loop_s)
+            if elapsed_s > leg_s:
+                print(f"leg of {config['leg_minutes']} minutes is over at step {step + 1}; the same command goes on")
+                break
+    log.close()
+    last = step + 1 if start < steps else start
+    seconds = time.monotonic() - loop_s
+    return {
+        "steps": last,
+        "complete": last >= steps,
+        "samples": last * batch_size,
+        "samples_per_s": (last - start) * batch_size / seconds if last > start else 0.0,
+        "loss": loss_value,
+        "losses": smooth,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "train_seconds": done["seconds"] + seconds,
+        "data_seconds": data_s,
+        "checkpoint": out / "checkpoints" / "last",
+    }
+
+
+def _demonstrations(config: dict[str, Any], out: Path) -> Path:
+    """Collect the recipe's demonstrations under `out`, as `vla collect` does, and return the dataset."""
+    if not config["collect"]:
+        raise ValueError("nothing to train on: give dataset=FOLDER (a LeRobotDataset v3.0) or a recipe that collects")
+    folder = out / "demonstrations"
+    command = [sys.executable, "-m", "vla.data.collect", *config["collect"], f"seed={config['seed']}", f"out={folder}"]
+    if subprocess.run(command).returncode:
+        raise RuntimeError(f"collecting failed, see above; what is saved in {folder} is used by the same command again")
+    return folder / "dataset"
+
+
+def _keep_settings(out: Path, config: dict[str, Any]) -> None:
+    """Write the settings of a new run; refuse to resume one that was begun with others."""
+    path = out / "settings.json"
+    fixed = {key: value for key, value in config.items() if key not in MAY_CHANGE}
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in fixed.items() if before.get(k) != v]
+        if changed:
+            raise ValueError(f"{out} holds a run with other settings, choose another out=: " + "; ".join(changed))
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fixed, indent=1))
+
+
+def _provenance(config: dict[str, Any], dataset: EpisodeDataset, network: Network) -> dict[str, Any]:
+    """What made this checkpoint."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).resolve().parent, check=False
+    )
+    return {
+        "commit": git.stdout.strip() or "unknown",
+        "dataset": {"hash": dataset.hash, "episodes": len(dataset.episodes), "frames": len(dataset)},
+        "recipe": {key: value for key, value in config.items() if key not in ("out", "dataset", "provenance_note")},
+        "seed": config["seed"],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "torch": torch.__version__,
+        "note": config["provenance_note"],
+    }
+
+
+def _storage(name: str) -> torch.dtype:
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
+def _bf16(precision: str, device: torch.device) -> bool:
+    """`auto` uses bfloat16 where the processor multiplies in it; elsewhere it is slower than float32."""
+    if precision not in ("auto", "bfloat16", "float32"):
+        raise ValueError(f"precision {precision!r} is not known, possible: auto, bfloat16, float32")
+    if precision == "auto":
+        return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return precision == "bfloat16"
+
+
+if __name__ == "__main__":
+    main()
