@@ -7,6 +7,8 @@ from gymnasium.envs.registration import register
 
 if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
     os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it when it is imported first
+# Mesa's software rasteriser without threads of its own: as fast for small images, and a forked worker does not hang
+os.environ.setdefault("LP_NUM_THREADS", "0")
 
 _STEPS = 150  # time limit of one subtask in control steps
 _SINGLE = {

@@ -15,7 +15,7 @@ _ROUNDS = 5  # at least; every round times every variant once, in turn
 def measure(seed: int, seconds: float, size: int = 128) -> dict[str, float]:
     """Return speeds and likeness of rendering, medians over interleaved rounds.
 
-    One control step is the physics of 0.1 s and one frame of each of two cameras, size x size.
+    One control step is the physics of 0.1 s and one frame of each of two cameras, size x size; all on one thread.
 
     control_steps_per_s: this renderer, by `TabletopEnv.step`. ratio_to_mujoco_renderer: against the same physics drawn
     by `mujoco.Renderer` with its defaults. ratio_to_shadowless_renderer: and with its shadows off. psnr_db: this image

@@ -53,6 +53,9 @@ class TabletopEnv(gymnasium.Env):
     ):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode {render_mode!r} is not supported; possible: None, 'rgb_array'")
+        for what, names in (("cameras", cameras), ("image_size of", image_size or {})):
+            if unknown := sorted(set(names) - set(CAMERAS)):
+                raise ValueError(f"{what} {unknown} are not known; possible: {', '.join(CAMERAS)}")
         self.render_mode = render_mode
         self.kinds = tuple(kinds)
         self.subtasks = (int(subtasks[0]), int(subtasks[1]))
