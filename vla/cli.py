@@ -180,7 +180,7 @@ def _composed(verb: str, chosen: list[str]) -> DictConfig:
         wrong = next((key for key in given if f"'{key}'" in str(error)), None)
         if wrong is None:
             raise UsageError(f"vla {verb}: {' '.join(str(error).split())}") from error
-        raise UsageError(f"vla {verb} has no choice {wrong!r}; {_possible_keys(_composed(verb, []))}") from error
+        raise UsageError(f"vla {verb} has no choice {wrong!r}; {_possible(_composed(verb, []), wrong)}") from error
 
 
 def _check_value(verb: str, config: DictConfig, override: Override) -> None:
@@ -188,7 +188,7 @@ def _check_value(verb: str, config: DictConfig, override: Override) -> None:
     node: Any = config
     for part in key.split("."):
         if not OmegaConf.is_dict(node) or part not in node:
-            raise UsageError(f"vla {verb} has no key {key!r}{_guess(key, _keys(config))}; {_possible_keys(config)}")
+            raise UsageError(f"vla {verb} has no key {key!r}{_guess(key, _keys(config))}; {_possible(config, key)}")
         node = _default(node, part)
     if override.is_delete() or override.is_sweep_override():
         return
@@ -235,8 +235,16 @@ def _keys(config: DictConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def _possible_keys(config: DictConfig) -> str:
-    return f"possible: {', '.join(key for key in _keys(config) if not key.endswith('_target_'))}"
+def _possible(config: DictConfig, key: str) -> str:
+    """List the keys beside a wrong one; "name.*" holds more."""
+    node, prefix = config, ""
+    for part in key.split(".")[:-1]:
+        if part in node and isinstance(_default(node, part), DictConfig):
+            node, prefix = node[part], f"{prefix}{part}."
+    names = [str(name) for name in node if name != "_target_"]
+    return "possible: " + ", ".join(
+        f"{prefix}{name}{'.*' if isinstance(_default(node, name), DictConfig) else ''}" for name in names
+    )
 
 
 def _guess(word: str, possible: Iterable[str]) -> str:
