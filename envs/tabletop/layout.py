@@ -83,6 +83,8 @@ def draw(
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise ValueError(f"task kinds {unknown} are not known; possible: {', '.join(KINDS)}")
+    if goals is not None:
+        _check_slots(goals)
     for _ in range(_TRIES):
         asked = tuple(goals) if goals is not None else _draw_goals(rng, kinds, subtasks, split)
         named = _named(asked)
@@ -114,6 +116,14 @@ def _shape(name: str) -> str:
     return name.split()[-1]
 
 
+def _check_slots(goals: Sequence[Goal]) -> None:
+    """Refuse goals about more objects of one shape than a scene can hold."""
+    for shape, most in scene.SLOTS.items():
+        same = [name for name in _named(goals) if _shape(name) == shape]
+        if len(same) > most:
+            raise ValueError(f"{len(same)} {shape}s are named, {', '.join(same)}; a scene holds up to {scene.SLOTS}")
+
+
 def _draw_goals(
     rng: np.random.Generator, kinds: Sequence[str], subtasks: tuple[int, int], split: str
 ) -> tuple[Goal, ...]:
@@ -127,6 +137,10 @@ def _draw_goals(
             possible = [kind for kind in possible if kind != drawer]
         if any(goal.kind == "press" for goal in goals):
             possible = [kind for kind in possible if kind != "press"]
+        if not possible:
+            raise ValueError(
+                f"{count} subtasks cannot be made of {list(kinds)} alone: name more kinds or fewer subtasks"
+            )
         kind = possible[rng.integers(len(possible))]
         if kind in ("open", "close"):
             drawer = kind
@@ -193,6 +207,8 @@ def _place(rng: np.random.Generator, names: Sequence[str], goals: Sequence[Goal]
     lanes: list[_Lane] = []
     pushes = {goal.object: goal for goal in goals if goal.kind == "push"}
     for name in sorted(names, key=lambda name: (name not in pushes, _shape(name) not in scene.CONTAINERS)):
+        if name in centres:  # a push has put it at the end of its way
+            continue
         for _ in range(_TRIES):
             centre = rng.uniform(SPAWN_MIN, SPAWN_MAX)
             if np.hypot(centre[0] - PAN_X, centre[1]) < SPAWN_NEAREST:
@@ -236,6 +252,7 @@ def _lane(goal: Goal, centre: np.ndarray, centres: dict[str, np.ndarray], rng: n
         direction = (end - centre) / distance
     start = centre - PUSH_BEHIND_M * direction
     inside = [(place >= PUSH_MIN).all() and (place <= PUSH_MAX).all() for place in (start, end)]
+    inside.append(bool(np.hypot(start[0] - PAN_X, start[1]) >= SPAWN_NEAREST))
     return _Lane(goal.object, goal.target, start, end) if all(inside) else None
 
 
