@@ -10,6 +10,8 @@ import pytest
 from envs.tabletop import truth
 from envs.tabletop.env import TabletopEnv
 
+NAMES = r"is there .*|\b(open|closed|\w+ (cube|cylinder|bowl|plate))\b|\b(in|on)\b"
+
 
 @pytest.fixture(scope="module")
 def env():
