@@ -252,7 +252,7 @@ def _lane(goal: Goal, centre: np.ndarray, centres: dict[str, np.ndarray], rng: n
         direction = (end - centre) / distance
     start = centre - PUSH_BEHIND_M * direction
     inside = [(place >= PUSH_MIN).all() and (place <= PUSH_MAX).all() for place in (start, end)]
-    inside.append(bool(np.hypot(start[0] - PAN_X, start[1]) >= SPAWN_NEAREST))
+    inside.append(np.hypot(start[0] - PAN_X, start[1]) >= SPAWN_NEAREST)
     return _Lane(goal.object, goal.target, start, end) if all(inside) else None
 
 
