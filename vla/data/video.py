@@ -1,5 +1,6 @@
 """Video files of a dataset: encode frames, join files without re-encoding, decode the frames of given times."""
 
+import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -14,7 +15,7 @@ ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
 # Every second frame is a key frame (random access decodes at most two), no reordering, one thread: reproducible.
 OPTIONS = {
     "h264": {"g": "2", "bf": "0", "crf": "20", "preset": "veryfast", "threads": "1"},
-    "av1": {"g": "2", "crf": "30", "preset": "12", "svtav1-params": "fast-decode=0:lp=1:pred-struct=1"},
+    "av1": {"g": "2", "crf": "23", "preset": "10", "svtav1-params": "lp=1"},
 }
 CONTAINER = {"movflags": "faststart"}
 
@@ -29,6 +30,7 @@ class VideoEncoder:
             raise ValueError(f"a video of {height}x{width} is not possible in yuv420p: both sides must be even")
         self.shape = (height, width, 3)
         self.frames = 0
+        os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints its settings otherwise
         self._open = True
         self._time_base = Fraction(1, fps)
         self._container = av.open(str(path), "w", options=CONTAINER)
@@ -92,7 +94,7 @@ def join(paths: Sequence[Path], lengths: Sequence[int], target: Path, fps: int) 
             with av.open(str(path)) as source:
                 video: Any = source.streams.video[0]
                 if stream is None:
-                    stream = output.add_stream_from_template(video)
+                    stream = output.add_stream_from_template(video, opaque=True)  # no encoder needed
                     first = video.codec_context.extradata
                 if video.codec_context.extradata != first:
                     raise ValueError(
