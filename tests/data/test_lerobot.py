@@ -57,7 +57,7 @@ def read_with_lerobot(python: str, root: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHONS, reason="VLA_LEROBOT_PYTHON names no Python that has lerobot")
-@pytest.mark.parametrize("codec", ["h264", "av1"])
+@pytest.mark.parametrize("codec", ["h264", "h264_444", "av1"])
 @pytest.mark.parametrize("python", PYTHONS)
 def test_lerobot_reads_what_we_write(python, codec, tmp_path):
     dataset = write(tmp_path / "dataset", codec, language=False)

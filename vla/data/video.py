@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +12,22 @@ import av
 import cv2
 import numpy as np
 
-ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
-# Every second frame is a key frame (random access decodes at most two), no reordering, one thread: reproducible.
-OPTIONS = {
-    "h264": {"g": "2", "bf": "0", "crf": "20", "preset": "veryfast", "threads": "1"},
-    "av1": {"g": "2", "crf": "23", "preset": "10", "svtav1-params": "lp=1"},
+
+@dataclass(frozen=True)
+class Codec:
+    """How frames are encoded; every second one is a key frame, so that random access decodes at most two."""
+
+    encoder: str
+    pixel_format: str
+    options: dict[str, str]
+
+
+# No reordering and one thread: the same frames give the same bytes.
+_X264 = {"g": "2", "bf": "0", "crf": "20", "preset": "veryfast", "threads": "1"}
+CODECS = {
+    "h264": Codec("libx264", "yuv420p", _X264),  # plays everywhere; colours at half resolution
+    "h264_444": Codec("libx264", "yuv444p", _X264),  # colours at full resolution: small objects keep theirs
+    "av1": Codec("libsvtav1", "yuv420p", {"g": "2", "crf": "23", "preset": "10", "svtav1-params": "lp=1"}),
 }
 CONTAINER = {"movflags": "faststart"}
 
@@ -24,19 +36,20 @@ class VideoEncoder:
     """Encode uint8[H, W, 3] RGB frames at a constant rate into one mp4 file as they come."""
 
     def __init__(self, path: Path, fps: int, height: int, width: int, codec: str = "h264") -> None:
-        if codec not in ENCODERS:
-            raise ValueError(f"video codec {codec!r} is unknown; choose one of {sorted(ENCODERS)}")
-        if height % 2 or width % 2:
-            raise ValueError(f"a video of {height}x{width} is not possible in yuv420p: both sides must be even")
+        if codec not in CODECS:
+            raise ValueError(f"video codec {codec!r} is unknown; choose one of {sorted(CODECS)}")
+        chosen = CODECS[codec]
+        if chosen.pixel_format == "yuv420p" and (height % 2 or width % 2):
+            raise ValueError(f"a video of {height}x{width} is not possible in {codec}: both sides must be even")
         self.shape = (height, width, 3)
         self.frames = 0
         os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints its settings otherwise
         self._open = True
         self._time_base = Fraction(1, fps)
         self._container = av.open(str(path), "w", options=CONTAINER)
-        stream: Any = self._container.add_stream(ENCODERS[codec], rate=fps, options=OPTIONS[codec])
+        stream: Any = self._container.add_stream(chosen.encoder, rate=fps, options=chosen.options)
         self._stream = stream
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, chosen.pixel_format
 
     def add(self, image: np.ndarray) -> None:
         """Append one frame."""
