@@ -15,10 +15,10 @@ def world_of(kind: str, seed: int = 0):
     return env.world, env.goal
 
 
-def put(world, name: str, position) -> None:
-    """Place a loose object at float[3], upright and at rest."""
+def put(world, name: str, position: np.ndarray, above: float = 0.0, ahead: float = 0.0) -> None:
+    """Place a loose object at float64[3] or so much above or ahead of it [m], upright and at rest."""
     joint = world.data.joint(world.items[name].slot)
-    joint.qpos[:] = [*position, 1, 0, 0, 0]
+    joint.qpos[:] = [position[0] + ahead, position[1], position[2] + above, 1, 0, 0, 0]
     joint.qvel[:] = 0
     mujoco.mj_forward(world.model, world.data)
 
@@ -37,13 +37,13 @@ def test_placed_counts_after_one_second_inside(seed):
     tracker = Tracker(goal, world)
     item, target = world.items[goal.object], world.items[goal.target]
     floor = scene.BOWL_FLOOR if target.shape == "bowl" else scene.PLATE_HEIGHT
-    place = world.position(goal.target) + [0, 0, floor + item.half_height]
-    put(world, goal.object, place + [0, 0, 0.05])
+    place, height = world.position(goal.target), floor + item.half_height
+    put(world, goal.object, place, above=height + 0.05)
     tracker.update()
     assert tracker.progress < 0.95  # above is not inside
-    put(world, goal.object, place)
+    put(world, goal.object, place, above=height)
     assert updates_until_success(tracker) == goals.HOLD_STEPS
-    put(world, goal.object, place + [0.08, 0, 0])
+    put(world, goal.object, place, above=height, ahead=0.08)
     tracker.update()
     assert not tracker.success
 
@@ -55,11 +55,11 @@ def test_stacked_needs_the_named_object_below():
     other = next(
         n for n, item in world.items.items() if item.shape in scene.PICKABLE and n not in (goal.object, goal.target)
     )
-    put(world, goal.object, world.position(other) + [0, 0, world.items[other].half_height + rise / 2])
+    put(world, goal.object, world.position(other), above=world.items[other].half_height + rise / 2)
     for _ in range(15):
         tracker.update()
     assert not tracker.success
-    put(world, goal.object, world.position(goal.target) + [0, 0, rise])
+    put(world, goal.object, world.position(goal.target), above=rise)
     assert updates_until_success(tracker) == goals.HOLD_STEPS
 
 
@@ -68,7 +68,7 @@ def test_pushed_needs_five_centimetres_to_that_side(side):
     world, goal = world_of("pick")
     start, way = world.position(goal.object), np.array([*goals.DIRECTIONS[side], 0])
     tracker = Tracker(Goal("push", goal.object, side=side), world)
-    for wrong in (start - 0.06 * way, start + 0.045 * way, start + 0.06 * way + [0, 0, 0.03]):
+    for wrong in (start - 0.06 * way, start + 0.045 * way, start + 0.06 * way + np.array([0, 0, 0.03])):
         put(world, goal.object, wrong)
         for _ in range(15):
             tracker.update()
@@ -80,7 +80,7 @@ def test_pushed_needs_five_centimetres_to_that_side(side):
 def test_an_object_in_the_air_is_not_picked_unless_it_is_held():
     world, goal = world_of("pick")
     tracker = Tracker(goal, world)
-    put(world, goal.object, world.position(goal.object) + [0, 0, 0.08])
+    put(world, goal.object, world.position(goal.object), above=0.08)
     for _ in range(15):
         tracker.update()
     assert not tracker.success
