@@ -14,6 +14,7 @@ from vla.cli import VERBS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ROOTS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "common")
+NEEDED = {"bench": ["bench=sim"]}  # what a verb does not run without
 CHOICES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/**/*.yaml"))
 
 
@@ -36,10 +37,15 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
             yield from targets(value)
 
 
-def roots_of(choice: str) -> list[str]:
-    """Return the verbs whose defaults name the group of this choice."""
-    group = choice.rpartition("/")[0]
-    return [root for root in ROOTS if f"{group}:" in (CONFIGS / f"{root}.yaml").read_text()]
+def places_of(group: str) -> list[tuple[str, str]]:
+    """Return (verb, override key) wherever a verb's defaults choose a file of this group."""
+    places = []
+    with initialize_config_module("configs", version_base="1.3"):
+        for root in ROOTS:
+            config = compose(root, overrides=NEEDED.get(root, []), return_hydra_config=True)
+            keys = [key for key in config.hydra.runtime.choices if key.partition("@")[0] == group]
+            places += [(root, key) for key in keys]
+    return places
 
 
 def check_targets(config: dict[str, Any]) -> None:
@@ -59,7 +65,7 @@ def test_every_verb_has_a_root_and_every_root_a_verb() -> None:
 
 @pytest.mark.parametrize("root", ROOTS)
 def test_root_composes_with_seed_and_out(root: str) -> None:
-    config = composed(root, *(["bench=sim"] if root == "bench" else []))
+    config = composed(root, *NEEDED.get(root, []))
     assert config["out"] == "OUT"
     assert isinstance(config["seed"], int)
     check_targets(config)
@@ -68,9 +74,10 @@ def test_root_composes_with_seed_and_out(root: str) -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_choice_composes_under_a_verb_that_has_its_group(choice: str) -> None:
     group, _, name = choice.rpartition("/")
-    assert roots_of(choice), f"no verb names the group {group} in its defaults"
-    for root in roots_of(choice):
-        check_targets(composed(root, f"{group}={name}"))
+    places = places_of(group)
+    assert places, f"no verb chooses from the group {group}"
+    for root, key in places:
+        check_targets(composed(root, f"{key}={name}"))
 
 
 @pytest.mark.parametrize("name", [choice.partition("/")[2] for choice in CHOICES if choice.startswith("bench/")])
