@@ -2,14 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vla.cli import VERBS, quote_text
+from vla.cli import SYSTEM_LIBRARIES, VERBS, quote_text, run
 
 
 def vla(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -54,13 +57,70 @@ def test_a_wrong_command_line_is_answered_in_one_line_with_what_is_possible(argu
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_value_that_the_verb_finds_is_one_message_and_debug_shows_where(tmp_path: Path) -> None:
-    arguments = ["bench", "policy", "bench.calls=5", f"out={tmp_path}"]
-    done, debug = vla(*arguments), vla(*arguments, VLA_DEBUG="1")
-    assert done.returncode == 1
-    assert "vla bench: calls=5 is too few for a 95th percentile; give at least 20" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Traceback" in debug.stderr
+class RoomError(RuntimeError):
+    """An error that a room of ours words for people."""
+
+    __module__ = "vla.room"
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
+    """Run `vla bench sim` with a verb that raises the given error."""
+    monkeypatch.setattr(sys, "argv", ["vla"])
+    for name in ("VLA_DEBUG", "HYDRA_FULL_ERROR"):
+        monkeypatch.setenv(name, "")
+
+    def run_it(error: BaseException) -> int:
+        def main() -> None:
+            raise error
+
+        monkeypatch.setitem(sys.modules, VERBS["bench"].module, SimpleNamespace(main=main))
+        return run(["bench", "sim"])
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("give at least 20"), FileNotFoundError("no such folder"), RoomError("another body")]
+)
+def test_an_error_worded_for_people_is_one_line(
+    error: Exception, failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(error) == 1
+    assert capsys.readouterr().err == f"vla bench: {error}\n"
+
+
+def test_an_error_of_ours_shows_where(
+    failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(RuntimeError("a bug")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_debugging_passes_every_error_on(
+    failing: Callable[[BaseException], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLA_DEBUG", "1")
+    with pytest.raises(ValueError, match="give at least 20"):
+        failing(ValueError("give at least 20"))
+
+
+def test_interrupting_is_no_error(
+    failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test's own process stays interruptible
+    assert failing(KeyboardInterrupt()) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux packages")
+def test_a_failed_import_names_the_missing_system_library_and_its_package(
+    failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SYSTEM_LIBRARIES, "libNoSuch.so.1", "libnosuch1")
+    assert failing(ImportError("libNoSuch.so.1: cannot open shared object file")) == 1
+    message = "vla bench: missing system libraries libNoSuch.so.1: sudo apt-get install libnosuch1\n"
+    assert capsys.readouterr().err == message
 
 
 def test_show_config_prints_keys_and_runs_nothing(tmp_path: Path) -> None:
