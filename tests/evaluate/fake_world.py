@@ -30,7 +30,7 @@ class FakeWorld(gymnasium.Env):
 
     metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    def __init__(self, kinds=("reach",), subtasks=1, raise_seeds=(), die_seeds=(), render_mode=None):
+    def __init__(self, kinds=("reach",), subtasks=1, raise_seeds=(), die_seeds=(), render_mode=None, **_):
         self.kinds, self.subtasks = kinds, subtasks
         self.raise_seeds, self.die_seeds = raise_seeds, die_seeds
         self.render_mode = render_mode
@@ -45,7 +45,12 @@ class FakeWorld(gymnasium.Env):
         return EMBODIMENT.to_dict()
 
     def questions(self, rng, n):
-        return [{"question": "is there a red place", "answer": "yes", "type": "yesno"}] * n
+        forms = [
+            {"question": "point to the red place", "answer": "<box 100 100 300 300>", "type": "point"},
+            {"question": "is there a red place", "answer": "yes", "type": "yesno"},
+            {"question": "describe the scene", "answer": "a red place", "type": "caption"},
+        ]
+        return [forms[index % 3] for index in range(n)]
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -135,7 +140,7 @@ class WordPolicy:
         return ActionChunk(actions, 0.1, observation.time_s, progress=1 - abs(goal - here), done=done)
 
     def generate(self, observations, prompts, max_tokens=24):
-        return ["yes" for _ in prompts]
+        return ["<box 100 100 300 250>" if prompt.startswith("point") else "yes" for prompt in prompts]
 
     def next_subtask(self, observations, finished):
         plans = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import hydra
 import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,9 +32,9 @@ def main(config: DictConfig) -> None:
     """Carry out the instructions, then write result.json, demo.mp4 and report.html."""
     out = Path(HydraConfig.get().runtime.output_dir).resolve()
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    policy = load(settings.pop("checkpoint"), device=settings.pop("device"))
-    settings.pop("out")
-    result = show(policy, out=out, checkpoint=config.checkpoint, **settings)
+    torch.set_num_threads(settings.pop("threads"))
+    policy = load(settings["checkpoint"], device=settings.pop("device"))
+    result = show(policy, **{**settings, "out": out})
     write_result(out, **result)
     print(f"\nvideo   {result['video'] or 'none, since nothing moved'}\nreport  {result['report']}")
 
@@ -57,7 +58,8 @@ def show(
     started_s = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     scene = world_of(world, policy.embodiment, render_mode="human" if view else "rgb_array")
-    texts = [text for text in (instruction, *instructions) if text]
+    own = tidy(instruction) if instruction else None
+    texts = [text for text in (own, *instructions) if text]
     cases = [
         Case(
             task=text,
@@ -74,7 +76,7 @@ def show(
     ]
     episodes: list[Episode] = []
     with Workers(1 if view else workers) as pool:
-        refusal = refuse(policy, pool, cases[0], instructions) if instruction else None
+        refusal = refuse(policy, pool, cases[0], instructions) if own else None
         if refusal is None:
             with Lines() as lines:
 
@@ -94,7 +96,12 @@ def show(
             print(f"  “{refusal.instruction}” is not carried out: {refusal.reason}")
             print("  the arm did not move; try for example: " + "; ".join(f"“{text}”" for text in refusal.examples))
     episodes.sort(key=lambda episode: episode.case.seed)
-    return _write(policy, episodes, refusal, out=out, checkpoint=checkpoint, typed=instruction, started_s=started_s)
+    return _write(policy, episodes, refusal, out=out, checkpoint=checkpoint, typed=own, started_s=started_s)
+
+
+def tidy(text: str) -> str:
+    """Write an instruction as the policy reads it: lower case, single spaces, nothing after the last word."""
+    return " ".join(text.lower().split()).rstrip(" .!?,;")
 
 
 def refuse(policy: PlanningPolicy, pool: Workers, case: Case, examples: Sequence[str]) -> Refusal | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,6 +28,7 @@ def main(config: DictConfig) -> None:
     out = Path(HydraConfig.get().runtime.output_dir)
     settings: Any = OmegaConf.to_container(config, resolve=True)
     pacing = Pacing(**settings["pacing"])
+    torch.set_num_threads(settings["threads"])
     policy = load(settings["checkpoint"], device=settings["device"])
     other = load(settings["against"], device=settings["device"]) if settings["against"] else None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vla.evaluate.questions import Answer, read_box
 from vla.types import Embodiment
 
 KEYFRAMES = 5
+BOX_COLOURS = ("#38bdf8", "#f472b6", "#fbbf24", "#a78bfa")
 
 _BODY = """
 <p class="dim small">vla demo · <code>{{ checkpoint }}</code> · seed {{ seed }}</p>
@@ -110,15 +112,15 @@ def keyframes(episode: Episode) -> list[int]:
 
 
 def _pointed(image: np.ndarray, answers: Sequence[Answer]) -> Markup:
+    """Draw the true box of each thing that was asked for dashed, the model's solid, in one colour."""
     boxes = []
-    for answer in answers:
-        if answer.type != "point":
-            continue
-        name = answer.question.removeprefix("point to the ")
-        for text, solid in ((answer.truth, False), (answer.answer, True)):
-            box = read_box(text)
-            if box is not None:
-                boxes.append((name if solid else "", box, "#5aa9ff" if solid else "#ffffff", solid))
+    points = {answer.question.removeprefix("point to the "): answer for answer in answers if answer.type == "point"}
+    for (name, answer), colour in zip(points.items(), cycle(BOX_COLOURS), strict=False):
+        truth, said = read_box(answer.truth), read_box(answer.answer)
+        if truth is not None:
+            boxes.append(("" if said else name, truth, colour, False))
+        if said is not None:
+            boxes.append((name, said, colour, True))
     return boxed_image(image, boxes, side=512)
 
 
