@@ -1,7 +1,7 @@
 """Video files of a dataset: encode frames, join files without re-encoding, decode the frames of given times."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -99,7 +99,7 @@ def describe(path: Path, fps: int) -> dict[str, object]:
         }
 
 
-def join(paths: Sequence[Path], lengths: Sequence[int], target: Path, fps: int) -> None:
+def join(paths: Iterable[Path], lengths: Sequence[int], target: Path, fps: int) -> None:
     """Concatenate files of `VideoEncoder`, of `lengths` frames each, into `target` without re-encoding."""
     with av.open(str(target), "w", options=CONTAINER) as output:
         stream, first, start = None, None, 0
@@ -111,7 +111,7 @@ def join(paths: Sequence[Path], lengths: Sequence[int], target: Path, fps: int) 
                     first = video.codec_context.extradata
                 if video.codec_context.extradata != first:
                     raise ValueError(
-                        f"{path} was encoded with other settings than {paths[0]}: they cannot share a file"
+                        f"{path} was encoded with other settings than those before: they cannot share a file"
                     )
                 offset, seen = round(Fraction(start, fps) / video.time_base), 0
                 for packet in source.demux(video):

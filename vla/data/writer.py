@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from vla.data import language as language_columns
 from vla.data import schema
@@ -174,8 +175,9 @@ class DatasetWriter:
                 self.tasks.setdefault(task, len(self.tasks))
         for key in schema.video_keys(self.features):
             paths = [folder / f"{key}.mp4" for folder in folders]
+            shown = tqdm(paths, desc=f"join {key}", unit="episode", delay=1, leave=False)
             target = schema.file_of(self.root, schema.VIDEO_PATH, self.shards, video_key=key)
-            schema.write_whole(target, lambda path, paths=paths: join(paths, lengths, path, self.fps))
+            schema.write_whole(target, lambda path, shown=shown: join(shown, lengths, path, self.fps))
         self._write_histograms(contents)
         schema.write_tasks(self.root, self.tasks)
         rows = self._write_frames(episodes, tables, contents)
