@@ -36,7 +36,7 @@ class Embodiment:
     acceleration_max: tuple[float, ...]  # [rad/s^2]
     jerk_max: tuple[float, ...]  # [rad/s^3]
     control_hz: float
-    cameras: dict[str, Camera]  # the order is the order of the image tokens
+    cameras: dict[str, Camera]  # by name; the order says nothing
     action_space: str = "absolute_joint"  # absolute joint targets [rad], gripper 0..1
 
     @classmethod

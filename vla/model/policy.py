@@ -40,10 +40,10 @@ class VLAPolicy:
     def check(self, embodiment: Embodiment) -> None:
         """Refuse a body that differs from the one of training, naming each difference.
 
-        Camera sizes may differ, since the processor resizes; names, order and rotation may not.
+        Camera sizes may differ, since the processor resizes; names, shape and rotation may not.
         """
         differences = self.embodiment.differences(embodiment)
-        if list(self.embodiment.cameras) == list(embodiment.cameras):
+        if self.embodiment.cameras.keys() == embodiment.cameras.keys():
             same = all(
                 mine.rotation_deg == embodiment.cameras[name].rotation_deg
                 and mine.width * embodiment.cameras[name].height == mine.height * embodiment.cameras[name].width

@@ -16,7 +16,7 @@ ACTION_TOKENS = [f"<act{i:03d}>" for i in range(ACTION_BINS)]
 LOCATION_TOKENS = [f"<loc{i:04d}>" for i in range(LOCATIONS)]
 
 _BOX = re.compile(r"<box (\d+) (\d+) (\d+) (\d+)>")
-_LOCATIONS = re.compile(r"(?:<loc(\d{4})> ?){4}")
+_LOCATIONS = re.compile(r"(?:<loc\d{4}> ?){3}<loc\d{4}>")
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -70,13 +70,12 @@ class Labels:
     def read(cls, dataset: EpisodeDataset) -> "Labels":
         """Read the columns and find where subtasks begin and end."""
         subtask, task_of = list(dataset.column("subtask")), np.asarray(dataset.column("task_index"))
-        finished = list(dataset.column("finished"))
         count, names = len(dataset), {number: text for text, number in dataset.tasks.items()}
         ends, numbers, plan_of = np.zeros((2, count), int), np.zeros(count, int), np.zeros(count, int)
         plans: list[tuple[str, ...]] = []
         for row, episode in enumerate(dataset.episodes):
             start, stop = episode.start, episode.start + episode.length
-            new = [i for i in range(start + 1, stop) if _number(subtask, finished, i) != _number(subtask, finished, i - 1)]
+            new = [i for i in range(start + 1, stop) if subtask[i] != subtask[i - 1]]
             borders = [start, *new, stop]
             for number, (first, last) in enumerate(zip(borders, borders[1:], strict=False)):
                 ends[1, first:last], numbers[first:last] = last, number
@@ -110,11 +109,6 @@ class Labels:
     def fit_codec(self, horizon: int, margin: float = 0.02) -> ActionCodec:
         """Exact ranges over every window of the dataset."""
         return ActionCodec.fit(self.state, self.window(np.arange(len(self.state)), horizon), margin)
-
-
-def _number(subtask: list[str], finished: list[str], index: int) -> tuple[str, bool]:
-    """What tells two frames of different subtasks apart: the text, or the same one due again after it was finished."""
-    return subtask[index], finished[index].endswith(subtask[index])
 
 
 class Batches:

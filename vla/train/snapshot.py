@@ -57,5 +57,6 @@ def load_snapshot(
     for name, tensor in part["optimizer"].items():
         number, _, key = name.partition(".")
         parameter = parameters[int(number)]
-        optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter)
+        # The fused optimizer walks through memory, so moments need the strides of their parameter.
+        optimizer.state[parameter][key] = tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
     return json.loads((final / "progress.json").read_text())

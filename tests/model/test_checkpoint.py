@@ -1,0 +1,94 @@
+"""A checkpoint comes back as it was; anything missing, foreign or edited is refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.model.tiny import observation, tiny_config, tiny_policy
+from vla.model import checkpoint
+
+
+@pytest.fixture
+def saved(tmp_path):
+    policy = tiny_policy()
+    folder = tmp_path / "tiny"
+    config = tiny_config(policy.processor.tokenizer)
+    checkpoint.save(folder, config, policy.network.state_dict(), policy.processor, {"steps": 3})
+    return policy, folder
+
+
+def test_loaded_policy_acts_exactly_as_the_saved_one(saved):
+    policy, folder = saved
+    loaded = checkpoint.load(folder)
+    np.testing.assert_array_equal(loaded.act([observation()])[0].actions, policy.act([observation()])[0].actions)
+    assert loaded.embodiment == policy.embodiment
+    assert loaded.generate([observation()], ["is there"], 4) == policy.generate([observation()], ["is there"], 4)
+
+
+def test_bfloat16_weights_stay_close(saved, tmp_path):
+    policy, _ = saved
+    config = tiny_config(policy.processor.tokenizer)
+    checkpoint.save(tmp_path / "half", config, policy.network.state_dict(), policy.processor, {}, torch.bfloat16)
+    half = checkpoint.load(tmp_path / "half")
+    assert half.network.embedding.weight.dtype == torch.float32
+    difference = half.act([observation()])[0].actions - policy.act([observation()])[0].actions
+    assert 0 < np.abs(difference).max() < 0.5
+
+
+def test_the_second_save_replaces_the_first_and_keeps_the_card(saved):
+    policy, folder = saved
+    (folder / "README.md").write_text("card")
+    config = tiny_config(policy.processor.tokenizer)
+    checkpoint.save(folder, config, policy.network.state_dict(), policy.processor, {"steps": 4})
+    assert json.loads((folder / "provenance.json").read_text())["steps"] == 4
+    assert (folder / "README.md").read_text() == "card"
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("name", checkpoint.FILES)
+def test_a_missing_file_is_named(saved, name):
+    _, folder = saved
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        checkpoint.load(folder)
+
+
+def test_a_missing_weight_is_named(saved):
+    _, folder = saved
+    weights = load_file(folder / "model.safetensors")
+    del weights["head.placeholders"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="missing .*head.placeholders"):
+        checkpoint.load(folder)
+
+
+def test_an_edited_embodiment_is_refused(saved):
+    _, folder = saved
+    body = json.loads((folder / "embodiment.json").read_text())
+    body["velocity_max"][0] = 100.0
+    (folder / "embodiment.json").write_text(json.dumps(body))
+    with pytest.raises(ValueError, match="changed by hand"):
+        checkpoint.load(folder)
+
+
+def test_a_missing_statistic_is_refused(saved):
+    _, folder = saved
+    settings = json.loads((folder / "processor.json").read_text())
+    del settings["actions"]["low"]
+    (folder / "processor.json").write_text(json.dumps(settings))
+    with pytest.raises(KeyError, match="low"):
+        checkpoint.load(folder)
+
+
+def test_another_format_and_broken_json_are_refused(saved):
+    _, folder = saved
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        checkpoint.load(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        checkpoint.load(folder)

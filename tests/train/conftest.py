@@ -1,0 +1,31 @@
+"""A few real demonstrations, and a recipe small enough to train in seconds."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vla.data.dataset import EpisodeDataset
+
+SMALL = [
+    "model.cameras={front: [40, 64], wrist: [32, 32]}",
+    "model.vision.embedding_size=8",
+    "model.vision.hidden_sizes=[8, 16]",
+    "model.vision.depths=[1, 1]",
+    "model.language.n_embd=32",
+    "model.language.n_layer=2",
+    "model.language.n_head=2",
+    "model.language.n_inner=64",
+    "batch_size=8",
+    "threads=1",
+]
+
+
+@pytest.fixture(scope="session")
+def demonstrations(tmp_path_factory):
+    """Four episodes of the tabletop, two of them long-horizon."""
+    out = tmp_path_factory.mktemp("demonstrations")
+    mix = "mix={pick: 1, place: 0, stack: 0, push: 0, open: 0, close: 0, press: 0, long: 1}"
+    command = [sys.executable, "-m", "vla.data.collect", "episodes=4", "noise=0", mix, "workers=1", f"out={out}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return EpisodeDataset(out / "dataset")

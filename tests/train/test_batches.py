@@ -1,0 +1,99 @@
+"""What a training batch holds: the right targets for the right words, and questions with their answers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vla.data.framecache import FrameCache
+from vla.model.processor import Processor
+from vla.model.prompts import ALL_FINISHED
+from vla.model.vocabulary import build_tokenizer
+from vla.train.batches import Batches, Labels
+from vla.types import Embodiment
+
+CAMERAS = {"front": (40, 64), "wrist": (32, 32)}
+
+
+@pytest.fixture(scope="module")
+def labels(demonstrations):
+    return Labels.read(demonstrations)
+
+
+@pytest.fixture(scope="module")
+def batches(demonstrations, labels, tmp_path_factory):
+    embodiment = Embodiment.from_dict(demonstrations.info["vla"]["embodiment"])
+    processor = Processor(embodiment, CAMERAS, labels.fit_codec(16), build_tokenizer(labels.texts()), 80)
+    frames = FrameCache(demonstrations, CAMERAS, tmp_path_factory.mktemp("frames"), workers=1)
+    return Batches(labels, frames.arrays, processor, batch_size=16, seed=3, max_given_steps=4, given_share=0.5)
+
+
+def test_subtasks_follow_each_other_as_the_instruction_says(demonstrations, labels):
+    for episode, plan in zip(demonstrations.episodes, labels.plans, strict=True):
+        number = labels.subtask_number[episode.start : episode.start + episode.length]
+        assert number[0] == 0 and number[-1] == len(plan) - 1 and set(np.diff(number)) <= {0, 1}
+        assert (len(plan) > 1) == (episode.extra["kind"] == "long")
+        last = episode.start + episode.length - 1
+        assert labels.done[last] and labels.subtask_end[last] == labels.episode_end[last] == last + 1
+
+
+def test_windows_are_the_targets_that_follow(labels):
+    index = np.array([0, 5])
+    np.testing.assert_array_equal(labels.window(index, 4)[1], labels.action[5:9])
+    end = labels.episode_end[0]
+    np.testing.assert_array_equal(labels.window(np.array([end - 1]), 3)[0], labels.action[[end - 1] * 3])
+
+
+def test_a_batch_depends_on_seed_and_step_alone(batches):
+    first, again, other = batches[7], batches[7], batches[8]
+    assert torch.equal(first.actions, again.actions) and torch.equal(first.question_ids, again.question_ids)
+    assert not torch.equal(first.state, other.state)
+
+
+def test_every_kind_of_batch_comes_and_texts_fit_it(batches, labels):
+    kinds = {}
+    for step in range(60):
+        batch = batches[step]
+        kinds.setdefault(batch.kind, batch)
+    assert set(kinds) == {"whole", "wordy", "short"}
+    tasks = {batches.processor.tokenizer.decode(batches.processor.tokenize(text)) for text in labels.task}
+    for ids, mask in zip(kinds["whole"].text_ids, kinds["whole"].text_mask, strict=True):
+        assert batches.processor.tokenizer.decode(ids[mask]) in tasks
+
+
+def test_steps_beyond_the_subtask_do_not_count(batches):
+    seen = False
+    for step in range(30):
+        batch = batches[step]
+        assert (batch.counts.sum(1) >= 1).all() and (batch.given_steps <= batch.counts.sum(1)).all()
+        seen |= bool((~batch.counts).any())
+    assert seen
+
+
+def test_only_answers_have_labels_and_they_end(batches):
+    tokenizer = batches.processor.tokenizer
+    for step in range(10):
+        batch = batches[step]
+        for ids, labels in zip(batch.question_ids, batch.question_labels, strict=True):
+            answer = labels[labels != -100]
+            if len(answer):
+                assert answer[-1] == tokenizer.eos_token_id
+                assert torch.equal(ids[labels != -100], answer)
+        assert tokenizer.unk_token_id not in batch.question_ids
+        assert tokenizer.unk_token_id not in batch.text_ids
+
+
+def test_plans_name_the_next_subtask_and_end_with_done(labels, batches):
+    rng = np.random.default_rng(0)
+    last = int(labels.episode_end[0]) - 1
+    answers = {batches._plan(last, rng)[1] for _ in range(50)}
+    assert ALL_FINISHED in answers
+    for index in np.flatnonzero(labels.subtask_number == 0)[:20]:
+        if not labels.done[index]:
+            assert batches._plan(int(index), rng)[1] == labels.plans[labels.plan_of[index]][0]
+
+
+def test_stored_questions_are_read(labels):
+    stored = [json.loads(row) for row in labels.vqa if row != "[]"]
+    assert stored and all({"question", "answer", "type"} <= set(item) for row in stored for item in row)

@@ -1,0 +1,113 @@
+"""`vla train` learns, resumes exactly after a kill, refuses what it cannot do, and leaves a checkpoint that acts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tests.model.tiny import tiny_policy
+from tests.train.conftest import SMALL
+from vla.model import checkpoint
+from vla.train.optimizer import Average, build_optimizer, learning_rate_at
+from vla.train.snapshot import load_snapshot, save_snapshot
+from vla.types import Observation
+
+
+def train(dataset, out, *overrides, **kwargs):
+    command = [sys.executable, "-m", "vla.cli", "train", f"dataset={dataset.root}", f"out={out}", *SMALL, *overrides]
+    return subprocess.run(command, capture_output=True, text=True, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def trained(demonstrations, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    done = train(demonstrations, out, "steps=24", "save_every=8", "warmup_steps=4")
+    assert done.returncode == 0, done.stderr
+    return out, json.loads((out / "result.json").read_text())
+
+
+def test_result_and_checkpoint_are_complete(trained, demonstrations):
+    out, result = trained
+    assert result["steps"] == 24 and result["complete"] and result["samples_per_s"] > 0 and np.isfinite(result["loss"])
+    policy = checkpoint.load(out / "checkpoints" / "last")
+    size = policy.embodiment.cameras["front"]
+    images = {name: np.zeros((size.height, size.width, 3), np.uint8) for name in policy.processor.cameras}
+    chunk = policy.act([Observation(images, demonstrations.column("observation.state")[0], "pick it", 0.0)])[0]
+    assert chunk.actions.shape == (16, 6)
+    provenance = json.loads((out / "checkpoints" / "last" / "provenance.json").read_text())
+    assert provenance["dataset"]["hash"] == demonstrations.hash and provenance["steps"] == 24
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(trained, demonstrations, tmp_path):
+    out, result = trained
+    command = [sys.executable, "-m", "vla.cli", "train", f"dataset={demonstrations.root}", f"out={tmp_path}"]
+    overrides = [*SMALL, "steps=24", "save_every=8", "warmup_steps=4"]
+    process = subprocess.Popen([*command, *overrides], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 120
+    while not (tmp_path / "training_state").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    resumed = train(demonstrations, tmp_path, "steps=24", "save_every=8", "warmup_steps=4")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((tmp_path / "result.json").read_text())["loss"] == result["loss"]
+    weights = (run / "checkpoints" / "last" / "model.safetensors" for run in (out, tmp_path))
+    first, second = (path.read_bytes() for path in weights)
+    assert first == second
+
+
+def test_other_settings_do_not_continue_a_run(trained, demonstrations):
+    out, _ = trained
+    refused = train(demonstrations, out, "steps=25", "save_every=8", "warmup_steps=4")
+    assert refused.returncode != 0 and "steps: 24 before, 25 now" in refused.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_named(demonstrations, tmp_path):
+    broken = train(demonstrations, tmp_path, "steps=4", "learning_rate=1e30", "warmup_steps=1", "max_grad_norm=1e30")
+    assert broken.returncode != 0
+    assert "loss is" in broken.stderr and "still good" in broken.stderr
+
+
+def test_no_data_says_what_to_give(tmp_path):
+    command = [sys.executable, "-m", "vla.cli", "train", f"out={tmp_path}", f"dataset={tmp_path}/nothing"]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode != 0 and "is not a finished LeRobotDataset" in refused.stderr
+
+
+def test_learning_rate_rises_then_falls():
+    rates = [learning_rate_at(step, 100, 1.0, 10) for step in range(100)]
+    assert np.argmax(rates) in (9, 10) and max(rates) == 1.0
+    assert all(np.diff(rates[:10]) > 0) and all(np.diff(rates[10:]) < 0) and rates[-1] < 0.03
+
+
+def test_average_follows_the_weights_and_tied_ones_once():
+    network = tiny_policy().network
+    average = Average(network, decay=0.9)
+    assert len(average.weights) < len(network.state_dict())  # the tied output layer is not kept twice
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+    before = average.weights["head.placeholders"].clone()
+    average.update(network, step=1000)
+    moved = average.weights["head.placeholders"] - before
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.1), atol=1e-4, rtol=1e-3)
+
+
+def test_snapshot_restores_weights_moments_and_progress(tmp_path):
+    network = tiny_policy().network
+    optimizer, average = build_optimizer(network, 1e-3, 0.1), Average(network, 0.9)
+    sum(parameter.square().sum() for parameter in network.parameters()).backward()
+    optimizer.step()
+    save_snapshot(tmp_path, network, average, optimizer, {"step": 5})
+    other = tiny_policy(seed=1).network
+    fresh, other_average = build_optimizer(other, 1e-3, 0.1), Average(other, 0.9)
+    assert load_snapshot(tmp_path, other, other_average, fresh) == {"step": 5}
+    for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert torch.equal(optimizer.state[mine]["exp_avg"], fresh.state[theirs]["exp_avg"])
