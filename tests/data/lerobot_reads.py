@@ -3,7 +3,7 @@
 import sys
 
 import numpy as np
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
 
 def main(root: str, out: str, horizon: int) -> None:

@@ -181,6 +181,36 @@ def test_opening_removes_a_shard_that_was_not_committed(tmp_path):
     assert EpisodeDataset(tmp_path).column("index").tolist() == list(range(14))
 
 
+@pytest.mark.parametrize("step", range(8))
+def test_a_failure_at_any_step_of_joining_loses_nothing(tmp_path, monkeypatch, step):
+    with DatasetWriter(tmp_path, FPS, FEATURES) as writer:
+        record(writer, 0)
+    write_whole, left = schema.write_whole, step
+    writer = DatasetWriter(tmp_path, FPS, FEATURES)
+    record(writer, 1)
+
+    def fail_at_step(path, write):
+        nonlocal left
+        if left == 0:
+            raise OSError(28, "No space left on device")
+        left -= 1
+        write_whole(path, write)
+
+    monkeypatch.setattr(schema, "write_whole", fail_at_step)
+    if step < 7:  # video, histograms, tasks, data, episodes, statistics, info
+        with pytest.raises(OSError, match="Complete episodes are safe"):
+            writer.close()
+    else:
+        writer.close()
+    monkeypatch.setattr(schema, "write_whole", write_whole)
+    with DatasetWriter(tmp_path, FPS, FEATURES) as writer:
+        assert writer.saved() == {0, 1}
+    dataset = EpisodeDataset(tmp_path)
+    assert dataset.column("index").tolist() == list(range(14))
+    assert dataset.stats["observation.images.front"]["count"] == [14]
+    assert len(list(tmp_path.glob("videos/*/*/*"))) == len(list(tmp_path.glob("data/*/*"))) == 2
+
+
 def test_staged_copy_of_a_joined_episode_is_dropped(root, tmp_path):
     with DatasetWriter(root, FPS, FEATURES, video_files_size_in_mb=0.004) as writer:
         record(writer, 5)

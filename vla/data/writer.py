@@ -8,6 +8,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -124,7 +125,9 @@ class DatasetWriter:
 
     def record(self) -> EpisodeRecorder:
         """Begin the next episode."""
-        return EpisodeRecorder(self.root, len(self.saved()), self.fps, self.features, self.codec)
+        saved = self.saved()
+        following = next(index for index in count() if index not in saved)
+        return EpisodeRecorder(self.root, following, self.fps, self.features, self.codec)
 
     def join_staged(self, everything: bool = False) -> None:
         """Join staged episodes, in order of number, into full shards, and with `everything` a last one that is not."""

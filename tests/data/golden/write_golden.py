@@ -45,12 +45,13 @@ def frame(episode: int, step: int) -> dict:
 
 def main(root: str, codec: str) -> None:
     """Record the episodes with small limits, so that there are several files."""
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # not in the environment of the tests
+    # Not in the environment of the tests.
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
     arguments = inspect.signature(LeRobotDataset.create).parameters
     more: dict = {"vcodec": codec} if "vcodec" in arguments else {}
     if "rgb_encoder" in arguments:
-        from lerobot.configs.video import RGBEncoderConfig
+        from lerobot.configs.video import RGBEncoderConfig  # pyright: ignore[reportMissingImports]
 
         more = {"rgb_encoder": RGBEncoderConfig(vcodec=codec)}
     dataset = LeRobotDataset.create("golden/golden", fps=FPS, features=FEATURES, root=root, robot_type="toy", **more)
