@@ -35,7 +35,10 @@ class FakeWorld(gymnasium.Env):
         self.raise_seeds, self.die_seeds = raise_seeds, die_seeds
         self.render_mode = render_mode
         box = gymnasium.spaces.Box
-        pixels = {"front": box(0, 255, (32, 32, 3), np.uint8), "wrist": box(0, 255, (16, 16, 3), np.uint8)}
+        pixels: dict[str, gymnasium.Space] = {
+            "front": box(0, 255, (32, 32, 3), np.uint8),
+            "wrist": box(0, 255, (16, 16, 3), np.uint8),
+        }
         self.observation_space = gymnasium.spaces.Dict(
             {"pixels": gymnasium.spaces.Dict(pixels), "agent_pos": box(-1, 1, (6,), np.float32)}
         )

@@ -1,5 +1,7 @@
 """The closed loop: same seeds give the same records, crashes are no failures, controls do what they say."""
 
+from collections.abc import Sequence
+
 import pytest
 from fake_world import WordPolicy
 
@@ -28,7 +30,7 @@ def world(**kwargs):
     return World("fake_world:Fake-v0", kwargs)
 
 
-def cases(seeds=range(4), *, where=None, **kwargs):
+def cases(seeds: Sequence[int] = range(4), *, where=None, **kwargs):
     return [Case("reach", where or world(), seed, **kwargs) for seed in seeds]
 
 

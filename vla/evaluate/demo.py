@@ -96,7 +96,7 @@ def show(
             print(f"  “{refusal.instruction}” is not carried out: {refusal.reason}")
             print("  the arm did not move; try for example: " + "; ".join(f"“{text}”" for text in refusal.examples))
     episodes.sort(key=lambda episode: episode.case.seed)
-    return _write(policy, episodes, refusal, out=out, checkpoint=checkpoint, typed=own, started_s=started_s)
+    return _write(policy, episodes, refusal, out=out, checkpoint=checkpoint, typed=own, view=view, started_s=started_s)
 
 
 def tidy(text: str) -> str:
@@ -129,6 +129,7 @@ def _write(
     out: Path,
     checkpoint: str,
     typed: str | None,
+    view: bool,
     started_s: float,
 ) -> dict[str, Any]:
     """Write video and page; return the result."""
@@ -148,7 +149,7 @@ def _write(
         lead=_lead(episodes, refusal, seconds),
         refusal=refusal,
         video=video.name if shown else None,
-        large="the scene" if shown and "render" in shown[0].recording.pixels[0] else "the front camera",
+        large="the front camera" if view else "the scene",
         checkpoint=checkpoint,
         seed=episodes[0].case.seed if episodes else 0,
         example="put the green cube in the red bowl",
@@ -210,7 +211,3 @@ def _frames(episodes: Sequence[Episode], policy: PlanningPolicy, headline: str) 
     yield from title_card(["words and pixels in, joint commands out", headline], fps=hz, seconds=1.6)
     for episode in episodes:
         yield from episode_frames(episode, policy.embodiment)
-
-
-if __name__ == "__main__":
-    main()

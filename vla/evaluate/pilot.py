@@ -7,11 +7,24 @@ from typing import Protocol
 import numpy as np
 
 from vla.evaluate.completion import Completion
-from vla.types import ActionChunk, Embodiment, Observation, Policy
+from vla.types import ActionChunk, Embodiment, Observation
 
 
-class PlanningPolicy(Policy, Protocol):
-    """A policy that also plans: it says the next subtask, and which words it does not know."""
+class PlanningPolicy(Protocol):
+    """A policy (types.py) that also plans: it says the next subtask, and which words it does not know."""
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """The body that it was trained for."""
+        ...
+
+    def act(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """Answer a batch of observations, each with one chunk."""
+        ...
+
+    def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
+        """Answer one text prompt about each observation."""
+        ...
 
     def next_subtask(self, observations: Sequence[Observation], finished: Sequence[Sequence[str]]) -> list[str]:
         """Say what to do next for each observation's instruction, or "done"."""

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from vla.evaluate.episodes import Case, Episode, outcome
 from vla.evaluate.pilot import Pacing, Pilot, PlanningPolicy, Prediction
 from vla.evaluate.workers import Moment, Worker, WorkerCrash, Workers, ready
@@ -65,6 +67,17 @@ class Flight:
         self.episode.asked.append(self.worker.ask("questions", self.case.seed, self.case.questions))
 
     @property
+    def steered_by(self) -> Pilot:
+        """The pilot, there once the episode has begun."""
+        assert self.pilot is not None
+        return self.pilot
+
+    def hold(self) -> np.ndarray:
+        """One action float32[1, A] that keeps the arm where it is."""
+        assert self.moment is not None
+        return self.steered_by.hold(self.moment.observation["agent_pos"])
+
+    @property
     def info(self) -> dict[str, Any]:
         """The latest step's info."""
         assert self.moment is not None
@@ -73,7 +86,7 @@ class Flight:
     @property
     def over(self) -> bool:
         """Whether the episode has nothing more to show."""
-        assert self.moment is not None and self.pilot is not None
+        assert self.moment is not None
         episode, linger = self.episode, self.pacing.linger_steps
         if self.moment.over or episode.steps >= (self.case.max_steps or math.inf):
             return True
@@ -90,23 +103,27 @@ class Flight:
 
     def predict(self, done: float | None, progress: float | None) -> None:
         """Note what a chunk says about completion beside the truth."""
-        assert self.pilot is not None and self.pilot.subtask is not None
-        true = self.info["subtask"]
-        true_progress = float(true["progress"])
+        subtask, true = self.steered_by.subtask, self.info["subtask"]
+        assert subtask is not None
         self.episode.predictions.append(
             Prediction(
-                self.episode.steps, self.pilot.subtask, done, progress, true["text"], true["done"], true_progress
+                step=self.episode.steps,
+                subtask=subtask,
+                done=done,
+                progress=progress,
+                true_subtask=true["text"],
+                true_done=true["done"],
+                true_progress=float(true["progress"]),
             )
         )
 
     def plan(self, text: str) -> None:
         """Adopt the planner's words and note whether they are what is due."""
-        assert self.pilot is not None
         due = "done" if self.episode.success else self.info["subtask"]["text"]
         # The environment shows a finished subtask for some steps more, while the planner may already be ahead.
         self.episode.wrong_plans += text != due and not self.info["subtask"]["done"]
-        self.pilot.take_plan(text, self.episode.steps)
-        if self.pilot.ended and self.ended_step is None:
+        self.steered_by.take_plan(text, self.episode.steps)
+        if self.steered_by.ended and self.ended_step is None:
             self.ended_step = self.episode.steps
 
     def finish(self, keep: Callable[[Episode], bool]) -> Episode:
@@ -129,32 +146,26 @@ class Flight:
 
 def _advance(flights: list[Flight], policy: PlanningPolicy) -> None:
     """Plan, act and send the next actions for every flight that waits for them, in one batch each."""
-    planners = [flight for flight in flights if flight.pilot is not None and flight.pilot.wants_plan]
+    planners = [flight for flight in flights if flight.steered_by.wants_plan]
     if planners:
-        pilots = [flight.pilot for flight in planners if flight.pilot is not None]
-        observations = [flight.observation(pilot.instruction) for flight, pilot in zip(planners, pilots, strict=True)]
-        texts = policy.next_subtask(observations, [pilot.finished for pilot in pilots])
+        observations = [flight.observation(flight.steered_by.instruction) for flight in planners]
+        texts = policy.next_subtask(observations, [flight.steered_by.finished for flight in planners])
         for flight, text in zip(planners, texts, strict=True):
             flight.plan(text)
-    movers = [flight for flight in flights if flight.pilot is not None and flight.pilot.subtask is not None]
-    chunks = []
+    movers = [(flight, text) for flight in flights if (text := flight.steered_by.subtask) is not None]
     if movers:
-        observations = [flight.observation(flight.pilot.subtask) for flight in movers if flight.pilot is not None]
+        observations = [flight.observation(text) for flight, text in movers]
         start = time.perf_counter()
         chunks = policy.act(observations)
         latency_s = time.perf_counter() - start
-        for flight in movers:
+        for (flight, _), chunk in zip(movers, chunks, strict=True):
             flight.episode.latencies_s.append(latency_s)
-    answers = dict(zip(map(id, movers), chunks, strict=True))
-    for flight in flights:
-        assert flight.pilot is not None and flight.moment is not None
-        if id(flight) not in answers:
-            actions = flight.pilot.hold(flight.moment.observation["agent_pos"])
-        else:
-            chunk = answers[id(flight)]
             flight.predict(chunk.done, chunk.progress)
-            actions = flight.pilot.take_chunk(chunk, flight.episode.steps)
-        flight.worker.request("step", actions)
+            flight.worker.request("step", flight.steered_by.take_chunk(chunk, flight.episode.steps))
+    moving = {id(flight) for flight, _ in movers}
+    for flight in flights:
+        if id(flight) not in moving:
+            flight.worker.request("step", flight.hold())
 
 
 def run(
