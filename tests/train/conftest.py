@@ -17,7 +17,7 @@ SMALL = [
     "model.language.n_head=2",
     "model.language.n_inner=64",
     "batch_size=8",
-    "threads=1",
+    "shards=2",
 ]
 
 

@@ -48,6 +48,19 @@ class Batch:
         images = {name: image.to(device, non_blocking=True) for name, image in self.images.items()}
         return Batch(kind=self.kind, images=images, **moved)
 
+    def split(self, count: int) -> list["Batch"]:
+        """Cut into `count` parts of nearly equal size."""
+        parts = {name: value.chunk(count) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        images = {name: image.chunk(count) for name, image in self.images.items()}
+        return [
+            Batch(
+                kind=self.kind,
+                images={name: chunks[part] for name, chunks in images.items()},
+                **{name: chunks[part] for name, chunks in parts.items()},
+            )
+            for part in range(count)
+        ]
+
 
 @dataclass
 class Labels:

@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor
 from tqdm import tqdm
 
 from vla.data.dataset import EpisodeDataset
@@ -23,14 +26,15 @@ from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
 from vla.result import write_result
-from vla.train.batches import Batches, Labels
+from vla.train.batches import Batch, Batches, Labels
 from vla.train.objective import losses, total
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
+from vla.train.shards import Shards
 from vla.train.snapshot import load_snapshot, save_snapshot
 from vla.types import Embodiment
 
 LOG_EVERY = 20
-MAY_CHANGE = ("out", "leg_minutes", "save_every", "device", "threads", "dataset", "collect", "provenance_note")
+MAY_CHANGE = ("out", "leg_minutes", "save_every", "device", "dataset", "collect", "provenance_note")
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
@@ -54,8 +58,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     started_s = time.monotonic()
     seed, steps, batch_size = config["seed"], config["steps"], config["batch_size"]
     device = torch.device(config["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
+    shards = config["shards"] or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
     torch.manual_seed(seed)
     _keep_settings(out, config)
 
@@ -102,8 +105,15 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
             out / "checkpoints" / "last", architecture, average.weights, processor, record, _storage(config["store"])
         )
 
+    def compute(model: Network, part: Batch, number: int, step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(hash((seed, step, number)) % 2**31)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            parts = losses(model, processor, part, generator=generator, **config["objective"])
+        return parts | {"total": total(parts, config["loss_weights"])}
+
     # Loop.
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_bf16(config["precision"], device))
+    bf16 = _bf16(config["precision"], device)
+    replicas = Shards(network, shards)
     log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"])
     loss_value, start, leg_s = done["loss"], done["step"], 60 * (config["leg_minutes"] or math.inf)
     loop_s = time.monotonic()
@@ -117,23 +127,19 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
             upcoming = loader.submit(batches.__getitem__, step + 1)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, steps, config["learning_rate"], config["warmup_steps"])
-            generator = torch.Generator().manual_seed(hash((seed, step)) % 2**31)
-            with autocast:
-                parts = losses(network, processor, batch, generator=generator, **config["objective"])
-            loss = total(parts, config["loss_weights"])
-            loss_value = float(loss.detach())
+            optimizer.zero_grad(set_to_none=True)
+            parts = replicas.backward(batch, partial(compute, step=step))
+            loss_value = parts["total"]
             if not math.isfinite(loss_value):
                 raise FloatingPointError(
                     f"loss is {loss_value} at step {step}, nothing was saved after it: {out}/checkpoints/last is still "
                     "good. Lower learning_rate=, or look for broken targets in the dataset"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config["max_grad_norm"])
             optimizer.step()
             average.update(network, step)
             for name, part in parts.items():
-                smooth[name] = 0.98 * smooth.get(name, float(part.detach())) + 0.02 * float(part.detach())
+                smooth[name] = 0.98 * smooth.get(name, part) + 0.02 * part
             bar.update()
             if step % LOG_EVERY == 0:
                 rate = (step + 1 - start) * batch_size / (time.monotonic() - loop_s)
