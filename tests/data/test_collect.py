@@ -159,7 +159,7 @@ def test_a_killed_collector_leaves_no_worker_behind_and_resumes(tmp_path):
     script.write_text(CHILD)
     command = [sys.executable, str(script), str(Path(__file__).parent), str(root)]
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + 240
     while len(list(root.glob(".staging/episode-*"))) < 5 and time.monotonic() < deadline_s:
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
