@@ -118,8 +118,8 @@ def template_of(goal: Goal) -> str:
     """Return the key of TEMPLATES that words this goal; a goal that no sentence can say is a ValueError."""
     if goal not in _TEMPLATE_OF:
         raise ValueError(
-            f"{goal} cannot be said; possible: pick, place (on bowl or plate), stack (on cube or cylinder), push (a side or"
-            f" a target) of a cube or cylinder, and open, close, press alone; colours: {', '.join(COLOURS)}"
+            f"{goal} cannot be said; possible: pick, place (on bowl or plate), stack (on cube or cylinder), push (a side"
+            f" or a target) of a cube or cylinder, and open, close, press alone; colours: {', '.join(COLOURS)}"
         )
     return _TEMPLATE_OF[goal]
 
@@ -152,8 +152,8 @@ def words() -> list[str]:
 def parse(text: str) -> list[Goal]:
     """Return the goals of an instruction in order; inverts `instruction` over every paraphrase.
 
-    Case, final punctuation, repeated spaces and simple joins ("...; ...", "... and ...") do not matter. Raises ValueError
-    naming the unknown words, the nearest known sentence and what is possible.
+    Case, final punctuation, repeated spaces and simple joins ("...; ...", "... and ...") do not matter. Raises
+    ValueError naming the unknown words, the nearest known sentence and what is possible.
     """
     clean = " ".join(re.sub(r"[.!?;]", ",", text.lower()).split()).strip(", ")
     goals: list[Goal] = []
@@ -178,9 +178,9 @@ def _refusal(part: str) -> str:
     return (
         f"{part!r} is not an instruction of this world"
         + (f" (unknown words: {', '.join(unknown)})" if unknown else "")
-        + f"; nearest: {nearest!r}. Possible: pick up X; put X in a bowl or on a plate; stack X on Y; push X to the left,"
-        " to the right, forward, back or next to Y; open or close the drawer; press the button. X is a cube or a cylinder;"
-        f" colours: {', '.join(COLOURS)}"
+        + f"; nearest: {nearest!r}. Possible: pick up X; put X in a bowl or on a plate; stack X on Y; push X to the"
+        " left, to the right, forward, back or next to Y; open or close the drawer; press the button. X is a cube or a"
+        f" cylinder; colours: {', '.join(COLOURS)}"
     )
 
 
