@@ -35,7 +35,13 @@ def main(config: DictConfig) -> None:
     body, seed, count = policy.embodiment, settings["seed"], settings["episodes"]
     single = suite.single_cases(settings["tasks"], body, episodes=count, seed=seed, record=True)
     long = suite.single_cases(
-        settings["long_horizon"], body, episodes=count, seed=seed, stepping=True, group="long_horizon", record=True
+        settings["long_horizon"]["tasks"],
+        body,
+        episodes=count if settings["long_horizon"]["episodes"] is None else settings["long_horizon"]["episodes"],
+        seed=seed,
+        stepping=True,
+        group="long_horizon",
+        record=True,
     )
     held_out = suite.held_out_cases(
         settings["held_out"]["world"],

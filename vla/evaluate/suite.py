@@ -121,7 +121,10 @@ def fly(
     gallery: Gallery,
     label: str,
 ) -> list[Episode]:
-    """Run the cases under a progress bar, append each record to the JSON-lines file `record`, keep some videos."""
+    """Run the cases under a progress bar and return their episodes in the same order.
+
+    Each record is appended to the JSON-lines file `record` as it comes; the gallery keeps some videos.
+    """
     episodes: list[Episode] = []
     with tqdm(total=len(cases), desc=label, unit="episode", smoothing=0.05) as bar, record.open("a") as lines:
 
@@ -136,7 +139,8 @@ def fly(
             bar.update()
 
         run(cases, policy=policy, workers=workers, pacing=pacing, on_episode=landed, keep=gallery.wants)
-    return episodes
+    order = {id(case): index for index, case in enumerate(cases)}
+    return sorted(episodes, key=lambda episode: order[id(episode.case)])
 
 
 def summarise(
