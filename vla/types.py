@@ -42,7 +42,9 @@ class Embodiment:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Embodiment":
         """Rebuild from `to_dict`, for example from JSON or from a config."""
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(data).items()}
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in dict(data).items()
+        }
         fields["cameras"] = {name: Camera(**dict(camera)) for name, camera in dict(data["cameras"]).items()}
         return cls(**fields)
 
@@ -91,7 +93,10 @@ class ActionChunk:
 class Policy(Protocol):
     """Anything that turns observations into action chunks. Stateless between calls."""
 
-    embodiment: Embodiment
+    @property
+    def embodiment(self) -> Embodiment:
+        """The body that the policy was trained on."""
+        ...
 
     def act(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """Answer a batch of observations, each with one chunk."""

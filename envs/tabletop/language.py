@@ -118,8 +118,8 @@ def template_of(goal: Goal) -> str:
     """Return the key of TEMPLATES that words this goal; a goal that no sentence can say is a ValueError."""
     if goal not in _TEMPLATE_OF:
         raise ValueError(
-            f"{goal} cannot be said; possible: pick, place (on bowl or plate), stack (on cube or cylinder), push (a side"
-            f" or a target) of a cube or cylinder, and open, close, press alone; colours: {', '.join(COLOURS)}"
+            f"{goal} cannot be said; possible: pick, place (on bowl or plate), stack (on cube or cylinder), push (a "
+            f"side or a target) of a cube or cylinder, and open, close, press alone; colours: {', '.join(COLOURS)}"
         )
     return _TEMPLATE_OF[goal]
 

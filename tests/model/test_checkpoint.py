@@ -61,7 +61,7 @@ def test_a_missing_weight_is_named(saved):
     weights = load_file(folder / "model.safetensors")
     del weights["head.placeholders"]
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(ValueError, match="missing .*head.placeholders"):
+    with pytest.raises(ValueError, match=r"missing .*head\.placeholders"):
         checkpoint.load(folder)
 
 

@@ -10,8 +10,12 @@ from vla.model.vision import build_encoder
 
 ENCODERS = {
     "resnet": dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
-    "vit": dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8),
-    "dinov2": dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=1, image_size=32, patch_size=8),
+    "vit": dict(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    ),
+    "dinov2": dict(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=1, image_size=32, patch_size=8
+    ),
     "siglip_vision_model": dict(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
     ),
@@ -19,7 +23,9 @@ ENCODERS = {
 LANGUAGE_MODELS = {
     "gpt2": dict(n_embd=32, n_layer=1, n_head=2, n_inner=32, n_positions=96),
     "llama": dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32),
-    "qwen2": dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, intermediate_size=32),
+    "qwen2": dict(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, intermediate_size=32
+    ),
 }
 
 
@@ -48,7 +54,9 @@ def test_pretrained_parts_come_from_a_folder_with_their_weights(tmp_path):
     encoder.save_pretrained(tmp_path / "vision")
     same = build_encoder(pretrained=str(tmp_path / "vision"))
     assert torch.equal(next(encoder.parameters()), next(same.parameters()))
-    language = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=64, **LANGUAGE_MODELS["llama"]))
+    language = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("llama", vocab_size=64, **LANGUAGE_MODELS["llama"])
+    )
     language.save_pretrained(tmp_path / "language")
     grown = build_language_model(100, pretrained=str(tmp_path / "language"))
     assert grown.get_input_embeddings().weight.shape[0] == 100
@@ -59,5 +67,3 @@ def test_pretrained_parts_come_from_a_folder_with_their_weights(tmp_path):
 def test_neither_type_nor_weights_says_what_to_give(build):
     with pytest.raises(ValueError, match="needs model_type"):
         build()
-
-

@@ -32,9 +32,18 @@ def embodiment(**changes):
 
 def tiny_config(tokenizer, horizon=4):
     return dict(
-        vision=dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16, 16], depths=[1, 1, 1], layer_type="basic"),
+        vision=dict(
+            model_type="resnet", embedding_size=8, hidden_sizes=[8, 16, 16], depths=[1, 1, 1], layer_type="basic"
+        ),
         language=dict(
-            model_type="gpt2", n_embd=32, n_layer=2, n_head=2, n_inner=64, n_positions=96, bos_token_id=2, eos_token_id=2
+            model_type="gpt2",
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_inner=64,
+            n_positions=96,
+            bos_token_id=2,
+            eos_token_id=2,
         ),
         cameras={name: list(size) for name, size in CAMERAS.items()},
         vocab_size=len(tokenizer),

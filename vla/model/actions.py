@@ -95,7 +95,7 @@ def bin_centers(bins: int = ACTION_BINS, device: torch.device | str = "cpu") -> 
 
 
 def soft_targets(values: Tensor, sigma_bins: float, bins: int = ACTION_BINS) -> Tensor:
-    """Spread each value over its neighbouring bins as a Gaussian: float[...] in -1..1 -> probabilities float[..., bins].
+    """Spread each value over neighbouring bins as a Gaussian: float[...] in -1..1 -> probabilities float[..., bins].
 
     Source: HL-Gauss, Imani and White 2018, in the density form.
     """

@@ -1,6 +1,6 @@
 """One folder a checkpoint: weights, how to build them, how to read and write the world, where it all came from.
 
-    model.safetensors  config.json  processor.json  tokenizer.json  embodiment.json  provenance.json  README.md
+model.safetensors  config.json  processor.json  tokenizer.json  embodiment.json  provenance.json  README.md
 """
 
 import json

@@ -36,7 +36,7 @@ _SEES[QUESTION, QUESTION] = True
 
 def build_language_model(
     vocab_size: int, model_type: str | None = None, pretrained: str | None = None, **config: Any
-) -> nn.Module:
+) -> Any:
     """Make any causal language model of `transformers` with room for `vocab_size` tokens."""
     if pretrained is not None:
         model = AutoModelForCausalLM.from_pretrained(pretrained, **config)
@@ -80,7 +80,7 @@ class ActionTokenHead(nn.Module):
         return self.placeholders + nn.functional.pad(given, (0, 0, 0, 1))
 
     def forward(self, hidden: Tensor, action_embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden float[B, T + 1, D], embeddings float[256, D] -> bin logits float[B, T, A, 256], completion float[B, 2]."""
+        """Hidden float[B, T + 1, D], bins float[256, D] -> bin logits float[B, T, A, 256], completion float[B, 2]."""
         queries = self.per_dimension(hidden[:, :-1]).unflatten(-1, (self.action_dim, -1))
         return queries @ action_embeddings.T, self.completion(hidden[:, -1])
 
@@ -101,12 +101,12 @@ class Network(nn.Module):
     ) -> None:
         """Build from plain arguments; they are what `config.json` of a checkpoint holds.
 
-        vision, language: arguments of `build_encoder` and `build_language_model`; cameras: name -> (height, width) [px].
+        vision, language: arguments of `build_encoder`, `build_language_model`; cameras: name -> (height, width) [px].
         """
         super().__init__()
         self.language = build_language_model(vocab_size, **language)
         width = self.language.config.hidden_size
-        self.vision = VisionTower(vision, {name: tuple(size) for name, size in cameras.items()}, width)
+        self.vision = VisionTower(vision, {name: (size[0], size[1]) for name, size in cameras.items()}, width)
         self.state = nn.Sequential(nn.Linear(action_dim, width), nn.GELU(), nn.Linear(width, width))
         self.head = ActionTokenHead(width, action_horizon, action_dim)
         self.action_ids = slice(first_action_id, first_action_id + ACTION_BINS)
@@ -132,7 +132,7 @@ class Network(nn.Module):
         """Run control, and a question about the same frame where there is one, in one pass.
 
         images: uint8[B, H, W, 3] each; text_ids: int[B, L]; text_mask: bool[B, L]; state: float[B, A] in -1..1;
-        given_actions: float[B, T, A] in -1..1, shown for the first given_steps: int[B]; question: int[B, Q], bool[B, Q].
+        given_actions: float[B, T, A] in -1..1, shown for the first given_steps: int[B]; question: int, bool[B, Q].
         """
         visual = self.vision(images)
         actions = self.head.embed(given_actions, given_steps)
@@ -141,8 +141,14 @@ class Network(nn.Module):
         present = [visual.new_ones(visual.shape[:2], dtype=torch.bool), text_mask]
         present.append(visual.new_ones((len(visual), 1 + actions.shape[1]), dtype=torch.bool))
         start = self.vision.num_tokens
-        positions = [torch.arange(n) + offset for n, offset in (
-            (start, 0), (text_ids.shape[1], start), (1 + actions.shape[1], start + self.max_text_tokens))]
+        positions = [
+            torch.arange(n) + offset
+            for n, offset in (
+                (start, 0),
+                (text_ids.shape[1], start),
+                (1 + actions.shape[1], start + self.max_text_tokens),
+            )
+        ]
         if question_ids is not None and question_mask is not None:
             parts.append(self.embedding(question_ids))
             kinds += [QUESTION] * question_ids.shape[1]
@@ -171,7 +177,9 @@ class Network(nn.Module):
         return self.language.get_output_embeddings()(hidden)
 
     @torch.no_grad()
-    def generate(self, images: dict[str, Tensor], ids: Tensor, mask: Tensor, max_tokens: int, eos: int, pad: int) -> Tensor:
+    def generate(
+        self, images: dict[str, Tensor], ids: Tensor, mask: Tensor, max_tokens: int, eos: int, pad: int
+    ) -> Tensor:
         """Greedy answer to left-padded prompts int[B, Q] with mask bool[B, Q] -> new ids int[B, <= max_tokens]."""
         visual = self.vision(images)
         count = visual.shape[1]

@@ -100,13 +100,13 @@ class VLAPolicy:
             ids.to(self.device),
             mask.to(self.device),
             max_tokens,
-            eos=processor.tokenizer.eos_token_id,
-            pad=processor.tokenizer.pad_token_id,
+            eos=processor.eos_id,
+            pad=processor.pad_id,
         )
         return processor.words(answer.cpu())
 
     def next_subtask(self, observations: Sequence[Observation], finished: Sequence[Sequence[str]]) -> list[str]:
-        """What to do next for each instruction, given its finished subtasks; `prompts.ALL_FINISHED` when nothing is left."""
+        """What to do next for each instruction, given its finished subtasks; `prompts.ALL_FINISHED` at the end."""
         prompts = [plan_prompt(o.instruction, before) for o, before in zip(observations, finished, strict=True)]
         return self.generate(observations, prompts)
 

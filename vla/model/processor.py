@@ -45,13 +45,23 @@ class Processor:
                 )
         return torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
 
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up."""
+        return self.tokenizer.pad_token_id  # pyright: ignore[reportReturnType]
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends an answer."""
+        return self.tokenizer.eos_token_id  # pyright: ignore[reportReturnType]
+
     def text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Right-padded token ids int[B, L] and their mask bool[B, L]; L is a multiple of 4."""
-        return pad([self.tokenize(text) for text in texts], self.tokenizer.pad_token_id)
+        return pad([self.tokenize(text) for text in texts], self.pad_id)
 
     def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Left-padded prompts int[B, Q] and their mask bool[B, Q], ready to be continued."""
-        return pad([self.tokenize(text) for text in texts], self.tokenizer.pad_token_id, left=True)
+        return pad([self.tokenize(text) for text in texts], self.pad_id, left=True)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of one text; a text that does not fit is refused, never cut."""
@@ -62,7 +72,7 @@ class Processor:
 
     def words(self, ids: Tensor) -> list[str]:
         """Generated ids int[B, L] back to text, boxes as `<box x0 y0 x1 y1>` with 0..1023 of width and height."""
-        hidden = {self.tokenizer.pad_token_id, self.tokenizer.eos_token_id}
+        hidden = {self.pad_id, self.eos_id}
         kept = [[token for token in row if token not in hidden] for row in ids.tolist()]
         texts = (tokens_to_boxes(" ".join(self.tokenizer.convert_ids_to_tokens(row))) for row in kept)
         return [text.replace(" ,", ",") for text in texts]
@@ -94,7 +104,9 @@ class Processor:
 
     def _frame(self, observation: Observation, camera: str) -> np.ndarray:
         if camera not in observation.images:
-            raise ValueError(f"camera {camera!r} is missing, got {sorted(observation.images)}; add it or retrain without it")
+            raise ValueError(
+                f"camera {camera!r} is missing, got {sorted(observation.images)}; add it or retrain without it"
+            )
         image = observation.images[camera]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"camera {camera!r} must give uint8 [H, W, 3] RGB, got {image.dtype} {image.shape}")

@@ -29,12 +29,14 @@ class VisionTower(nn.Module):
         """
         super().__init__()
         self.cameras = dict(cameras)
-        self.encoder = build_encoder(**encoder).to(memory_format=torch.channels_last)
+        self.encoder = build_encoder(**encoder).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         with torch.no_grad():
             lengths = {name: self.encode(torch.zeros(1, 3, *size)).shape[1:] for name, size in self.cameras.items()}
         channels = next(iter(lengths.values()))[1]
         self.tokens = {name: shape[0] for name, shape in lengths.items()}
-        self.connector = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))
+        self.connector = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
+        )
         self.position = nn.ParameterDict(
             {name: nn.Parameter(torch.randn(length, width) * 0.02) for name, length in self.tokens.items()}
         )

@@ -45,7 +45,9 @@ def boxes_to_tokens(text: str) -> str:
 
 def tokens_to_boxes(text: str) -> str:
     """Invert `boxes_to_tokens`; fewer than four locations in a row stay as they are."""
-    return _LOCATIONS.sub(lambda found: f"<box {' '.join(str(int(v)) for v in re.findall(r'[0-9]{4}', found[0]))}>", text)
+    return _LOCATIONS.sub(
+        lambda found: f"<box {' '.join(str(int(v)) for v in re.findall(r'[0-9]{4}', found[0]))}>", text
+    )
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:

@@ -10,6 +10,7 @@ N frames of the dataset, B batch, T action horizon, A action dimension.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -44,7 +45,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor, images as uint8."""
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         images = {name: image.to(device, non_blocking=True) for name, image in self.images.items()}
         return Batch(kind=self.kind, images=images, **moved)
 
@@ -90,7 +93,7 @@ class Labels:
             start, stop = episode.start, episode.start + episode.length
             new = [i for i in range(start + 1, stop) if subtask[i] != subtask[i - 1]]
             borders = [start, *new, stop]
-            for number, (first, last) in enumerate(zip(borders, borders[1:], strict=False)):
+            for number, (first, last) in enumerate(pairwise(borders)):
                 ends[1, first:last], numbers[first:last] = last, number
             ends[0, start:stop], plan_of[start:stop] = stop, row
             plans.append(tuple(subtask[border] for border in borders[:-1]))
@@ -111,7 +114,9 @@ class Labels:
 
     def texts(self) -> list[str]:
         """Everything that is ever said or asked, for the vocabulary."""
-        asked = {text for row in set(self.vqa) for item in json.loads(row) for text in (item["question"], item["answer"])}
+        asked = {
+            text for row in set(self.vqa) for item in json.loads(row) for text in (item["question"], item["answer"])
+        }
         return sorted({*self.task, *self.subtask, *asked, plan_prompt("", []), ALL_FINISHED})
 
     def window(self, index: np.ndarray, horizon: int) -> np.ndarray:
@@ -196,7 +201,7 @@ class Batches:
     def _ask(
         self, index: np.ndarray, kind: str, rng: np.random.Generator
     ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-        """What the controller is told at each frame, until which frame it holds, how far along that is, whether done."""
+        """What the controller is told at each frame, until which frame that holds, its progress, if done."""
         labels = self.labels
         count = np.array([len(labels.plans[labels.plan_of[i]]) for i in index])
         if kind == "whole":
@@ -233,11 +238,11 @@ class Batches:
     def _pack(self, questions: list[tuple[str, str] | None]) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids, mask and labels [B, Q]; only answers and their end have labels."""
         rows, labels = [], []
-        eos = self.processor.tokenizer.eos_token_id
+        eos = self.processor.eos_id
         for question in questions:
             prompt = self.processor.tokenize(question[0]) if question else []
             answer = [*self.processor.tokenize(question[1]), eos] if question else []
             rows.append(prompt + answer)
             labels.append([-100] * len(prompt) + answer)
-        ids, mask = pad(rows, self.processor.tokenizer.pad_token_id)
+        ids, mask = pad(rows, self.processor.pad_id)
         return ids, mask, pad(labels, -100)[0]

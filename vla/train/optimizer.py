@@ -35,7 +35,7 @@ class Average:
         """Move towards the weights; early on faster, so that the random start is forgotten."""
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
         parameters = dict(network.named_parameters())
-        torch._foreach_lerp_([self.weights[name] for name in parameters], list(parameters.values()), rate)
+        torch._foreach_lerp_([self.weights[name] for name in parameters], list(parameters.values()), rate)  # pyright: ignore
         for name, buffer in network.named_buffers():
             if name in self.weights:
                 self.weights[name].copy_(buffer)

@@ -28,8 +28,15 @@ class Shards:
             self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
     def backward(self, batch: Batch, loss: Callable[[Network, Batch, int], dict[str, Tensor]]) -> dict[str, float]:
-        """Add the mean gradient of `loss(network, part of the batch, number of the part)["total"]` and return all means."""
+        """Add the mean gradient of `loss(network, part of the batch, number of the part)["total"]`; return all means.
+
+        Raises ValueError when the batch is too small to give every core a part.
+        """
         count = len(self.networks)
+        if len(batch.state) < count:
+            raise ValueError(
+                f"a batch of {len(batch.state)} cannot be split over {count} cores: raise batch_size= or set shards=1"
+            )
         parts = batch.split(count)
 
         def run(number: int) -> dict[str, float]:

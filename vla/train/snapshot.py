@@ -27,7 +27,10 @@ def save_snapshot(
     tensors |= {f"average.{name}": tensor for name, tensor in average.weights.items()}
     for number, parameter in enumerate(parameters):
         tensors |= {f"optimizer.{number}.{name}": value for name, value in optimizer.state[parameter].items()}
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors")
+    save_file(
+        {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
+        partial / "state.safetensors",
+    )
     (partial / "progress.json").write_text(json.dumps(progress))
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
