@@ -75,27 +75,15 @@ def show(
         for index, text in enumerate(texts)
     ]
     episodes: list[Episode] = []
-    with Workers(1 if view else workers) as pool:
-        refusal = refuse(policy, pool, cases[0], instructions) if own else None
-        if refusal is None:
-            with Lines() as lines:
-
-                def landed(episode: Episode) -> None:
-                    lines.close(episode, verdict(episode))
-                    episodes.append(episode)
-
-                run(
-                    cases,
-                    policy=policy,
-                    workers=pool,
-                    pacing=Pacing(**pacing),
-                    on_episode=landed,
-                    on_step=lines.update,
-                )
-        else:
-            print(f"  “{refusal.instruction}” is not carried out: {refusal.reason}")
-            print("  the arm did not move; try for example: " + "; ".join(f"“{text}”" for text in refusal.examples))
-    episodes.sort(key=lambda episode: episode.case.seed)
+    refusal = unknown(policy, own, instructions) if own else None
+    if refusal is None:
+        with Workers(1 if view else workers) as pool:
+            refusal = impossible(pool, cases[0], instructions) if own else None
+            if refusal is None:
+                episodes = fly(cases, policy=policy, workers=pool, pacing=Pacing(**pacing))
+    if refusal is not None:
+        print(f"  “{refusal.instruction}” is not carried out. {refusal.reason}")
+        print("  The arm did not move. Try for example: " + "; ".join(f"“{text}”" for text in refusal.examples))
     return _write(policy, episodes, refusal, out=out, checkpoint=checkpoint, typed=own, view=view, started_s=started_s)
 
 
@@ -104,21 +92,37 @@ def tidy(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(" .!?,;")
 
 
-def refuse(policy: PlanningPolicy, pool: Workers, case: Case, examples: Sequence[str]) -> Refusal | None:
-    """Say why the case's instruction cannot be carried out; None when it can be tried."""
-    text = case.options["instruction"]
-    unknown = policy.unknown_words(text)
-    if unknown:
-        words = ", ".join(f"“{word}”" for word in unknown)
-        these = "this word" if len(unknown) == 1 else "these words"
-        return Refusal(text, f"The policy does not know {these}: {words}.", examples)
+def unknown(policy: PlanningPolicy, text: str, examples: Sequence[str]) -> Refusal | None:
+    """Say which words the policy was never taught; None when it knows all."""
+    words = policy.unknown_words(text)
+    if not words:
+        return None
+    these = "this word" if len(words) == 1 else "these words"
+    return Refusal(text, f"The policy does not know {these}: {', '.join(f'“{word}”' for word in words)}.", examples)
+
+
+def impossible(pool: Workers, case: Case, examples: Sequence[str]) -> Refusal | None:
+    """Say why the world cannot be set up for the case's instruction; None when it can."""
     try:
         pool.all[0].ask("reset", case.world, case.seed, case.options, False)
     except WorkerCrash as crash:
         if crash.refusal is None:
             raise
-        return Refusal(text, f"The world cannot be set up for it: {crash.refusal}.", examples)
+        return Refusal(case.options["instruction"], f"The world cannot be set up for it: {crash.refusal}.", examples)
     return None
+
+
+def fly(cases: Sequence[Case], *, policy: PlanningPolicy, workers: Workers, pacing: Pacing) -> list[Episode]:
+    """Run the cases with a live line each; return their episodes in the same order."""
+    episodes: list[Episode] = []
+    with Lines() as lines:
+
+        def landed(episode: Episode) -> None:
+            lines.close(episode, verdict(episode))
+            episodes.append(episode)
+
+        run(cases, policy=policy, workers=workers, pacing=pacing, on_episode=landed, on_step=lines.update)
+    return sorted(episodes, key=lambda episode: episode.case.seed)
 
 
 def _write(
