@@ -9,6 +9,7 @@ from vla.model.network import Network, build_language_model
 from vla.model.vision import build_encoder
 
 ENCODERS = {
+    "conv_stem": dict(hidden_sizes=[8, 16, 16], depths=[0, 1, 1]),
     "resnet": dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
     "vit": dict(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8

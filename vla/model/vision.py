@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+import vla.model.conv_stem  # noqa: F401  registers the name conv_stem
+
 
 def build_encoder(model_type: str | None = None, pretrained: str | None = None, **config: Any) -> nn.Module:
     """Make any vision encoder of `transformers`: by `pretrained` name or folder, else from scratch by `model_type`."""
