@@ -10,7 +10,7 @@ from vla.model.actions import expectation_around_mode
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.prompts import plan_prompt
-from vla.model.vocabulary import unknown_words
+from vla.model.vocabulary import ACTION_BINS, unknown_words
 from vla.types import ActionChunk, Embodiment, Observation
 
 
@@ -21,8 +21,12 @@ class ContractError(ValueError):
 class VLAPolicy:
     """Processor and network together; stateless between calls."""
 
-    def __init__(self, network: Network, processor: Processor, mode_radius: int = 6) -> None:
-        """mode_radius: bins on each side of the most likely one over which the action is averaged."""
+    def __init__(self, network: Network, processor: Processor, mode_radius: int = ACTION_BINS) -> None:
+        """mode_radius: bins on each side of the most likely one over which the action is averaged.
+
+        The default averages over all bins. A small radius locks on to the sharp peak of "stay where you are", which
+        demonstrations are full of: of ten drawers each, one in five opened with radius 6 and nine with the mean.
+        """
         self.network = network.eval()
         self.processor = processor
         self.mode_radius = mode_radius

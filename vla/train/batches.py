@@ -124,6 +124,16 @@ class Labels:
         steps = np.minimum(index[:, None] + np.arange(horizon), self.episode_end[index][:, None] - 1)
         return self.action[steps]
 
+    def still(self, steps: int = 5, tolerance: float = 0.02) -> np.ndarray:
+        """Whether joints and targets stay within `tolerance` [rad, 0..1] over the next steps, bool[N].
+
+        Targets are compared with each other, since a jaw that holds something never reaches its own.
+        """
+        index = np.arange(len(self.state))
+        ahead = np.minimum(index[:, None] + np.arange(steps), self.episode_end[:, None] - 1)
+        moved = [np.abs(values[ahead] - values[:, None]).max(axis=(1, 2)) for values in (self.state, self.action)]
+        return np.maximum(*moved) < tolerance
+
     def fit_codec(self, horizon: int, margin: float = 0.02) -> ActionCodec:
         """Exact ranges over every window of the dataset."""
         return ActionCodec.fit(self.state, self.window(np.arange(len(self.state)), horizon), margin)
@@ -141,9 +151,11 @@ class Batches:
         seed: int,
         max_given_steps: int,
         given_share: float,
+        still_weight: float = 1.0,
     ) -> None:
         """Prepare.
 
+        still_weight: how often a frame is used after which nothing moves, against one of motion.
         frames: uint8[N, H, W, 3] of each camera; max_given_steps: d_max, the most leading steps that are shown, in
         `given_share` of the samples.
         """
@@ -153,7 +165,7 @@ class Batches:
         steps = np.array([len(plan) for plan in labels.plans])[labels.plan_of]
         self.long = np.flatnonzero(steps > 1)
         # A long-horizon frame is used with its subtask half of the time and with the whole instruction otherwise.
-        weight = np.where(steps > 1, 0.5, 1.0)
+        weight = np.where(steps > 1, 0.5, 1.0) * np.where(labels.still(), still_weight, 1.0)
         self.short_cumulative = np.cumsum(weight) / weight.sum()
         self.whole_share = 0.5 * len(self.long) / (0.5 * len(self.long) + weight.sum())
 

@@ -87,13 +87,22 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         "max_text_tokens": model["max_text_tokens"],
     }
     network = Network(**architecture).to(device).train()
+    if config["init"]:
+        _start_from(Path(config["init"]), network, processor)
 
     # Optimizer, and the state of an earlier leg.
     optimizer = build_optimizer(network, config["learning_rate"], config["weight_decay"])
     average = Average(network, config["ema_decay"])
     done = load_snapshot(out, network, average, optimizer) or {"step": 0, "seconds": 0.0, "loss": None}
     batches = Batches(
-        labels, frames.arrays, processor, batch_size, seed, config["max_given_steps"], config["given_share"]
+        labels,
+        frames.arrays,
+        processor,
+        batch_size,
+        seed,
+        config["max_given_steps"],
+        config["given_share"],
+        config["still_weight"],
     )
     provenance = _provenance(config, dataset, network)
 
@@ -178,6 +187,16 @@ def _demonstrations(config: dict[str, Any], out: Path) -> Path:
     if subprocess.run(command).returncode:
         raise RuntimeError(f"collecting failed, see above; what is saved in {folder} is used by the same command again")
     return folder / "dataset"
+
+
+def _start_from(folder: Path, network: Network, processor: Processor) -> None:
+    """Take over the weights of a checkpoint that speaks the same words and the same action bins."""
+    other = checkpoint.load(folder)
+    if other.processor.codec.to_dict() != processor.codec.to_dict():
+        raise ValueError(f"{folder} has other action ranges than this dataset: train from scratch, without init=")
+    if other.processor.tokenizer.get_vocab() != processor.tokenizer.get_vocab():
+        raise ValueError(f"{folder} knows other words than this dataset: train from scratch, without init=")
+    checkpoint.load_weights(network, other.network.state_dict())
 
 
 def _keep_settings(out: Path, config: dict[str, Any]) -> None:
