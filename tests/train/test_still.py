@@ -1,0 +1,43 @@
+"""Frames of standing still are recognised, also with something in the jaws, and used less often."""
+
+import numpy as np
+
+from vla.train.batches import Labels
+
+
+def labels(state, action):
+    count = len(state)
+    nothing, end = np.zeros(count), np.full(count, count)
+    return Labels(
+        state=np.asarray(state, np.float32),
+        action=np.asarray(action, np.float32),
+        progress=nothing,
+        done=nothing > 0,
+        task=["move"] * count,
+        subtask=["move"] * count,
+        vqa=["[]"] * count,
+        episode_end=end,
+        subtask_end=end,
+        subtask_number=nothing.astype(int),
+        plans=[("move",)],
+        plan_of=nothing.astype(int),
+    )
+
+
+def test_a_moving_joint_is_not_still_until_it_stops():
+    joint = np.minimum(np.arange(20) * 0.1, 1.0)
+    state = np.stack([joint, np.zeros(20)], axis=1)
+    still = labels(state, state).still(steps=3)
+    assert not still[:10].any() and still[10:].all()
+
+
+def test_a_jaw_that_presses_on_something_is_still():
+    state, action = np.tile([0.5, 0.3], (10, 1)), np.tile([0.5, 0.0], (10, 1))
+    assert labels(state, action).still().all()
+
+
+def test_a_jaw_that_is_about_to_open_is_not_still():
+    state, action = np.tile([0.5, 0.0], (10, 1)), np.tile([0.5, 0.0], (10, 1))
+    action[4:, 1] = 1.0
+    still = labels(state, action).still(steps=3)
+    assert not still[2] and still[0] and still[6]
