@@ -77,4 +77,4 @@ class FakeExpert:
         return action, False
 
 
-gymnasium.register("Fake-v0", entry_point="point_world:FakeWorld", max_episode_steps=60)
+gymnasium.register("Point-v0", entry_point="point_world:FakeWorld", max_episode_steps=60)

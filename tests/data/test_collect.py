@@ -22,7 +22,7 @@ from vla.data.demonstration import EXPERT_SEEDS, Demonstrator, Settings
 def demonstrator(expert: Callable = point_world.FakeExpert, **changes):
     """A collector of the fake world."""
     settings = {
-        "ids": {"default": "point_world:Fake-v0", "long": "point_world:Fake-v0"},
+        "ids": {"default": "point_world:Point-v0", "long": "point_world:Point-v0"},
         "env": {"image_size": [32, 32]},
         "mix": {"pick": 2, "long": 1},
         "seed": 0,
