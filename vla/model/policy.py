@@ -61,7 +61,7 @@ class VLAPolicy:
                 "Use a checkpoint that was trained for it, or retrain."
             )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def act(
         self,
         observations: Sequence[Observation],
@@ -94,7 +94,7 @@ class VLAPolicy:
             decoded, mass.mean((1, 2)), outputs.progress.sigmoid(), outputs.done.sigmoid(), observations
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
         """Answer one prompt about each observation, greedily; boxes come as `<box x0 y0 x1 y1>` in 0..1023."""
         processor = self.processor
