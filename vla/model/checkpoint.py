@@ -89,7 +89,7 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
     )
     network = Network(**config["network"])
     load_weights(network, load_file(folder / "model.safetensors"))
-    return VLAPolicy(network.to(device), processor)
+    return VLAPolicy(network.to(device).requires_grad_(False), processor)
 
 
 def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
