@@ -9,9 +9,8 @@ from vla.data.dataset import EpisodeDataset
 
 SMALL = [
     "model.cameras={front: [40, 64], wrist: [32, 32]}",
-    "model.vision.embedding_size=8",
-    "model.vision.hidden_sizes=[8, 16]",
-    "model.vision.depths=[1, 1]",
+    "model.vision.hidden_sizes=[8, 16, 16]",
+    "model.vision.depths=[0, 0, 1]",
     "model.language.n_embd=32",
     "model.language.n_layer=2",
     "model.language.n_head=2",

@@ -87,13 +87,31 @@ def test_only_answers_have_labels_and_they_end(batches):
 def test_plans_name_the_next_subtask_and_end_with_done(labels, batches):
     rng = np.random.default_rng(0)
     last = int(labels.episode_end[0]) - 1
-    answers = {batches._plan(last, rng)[1] for _ in range(50)}
+    answers = {batches._plan(last, rng)["answer"] for _ in range(50)}
     assert ALL_FINISHED in answers
     for index in np.flatnonzero(labels.subtask_number == 0)[:20]:
         if not labels.done[index]:
-            assert batches._plan(int(index), rng)[1] == labels.plans[labels.plan_of[index]][0]
+            assert batches._plan(int(index), rng)["answer"] == labels.plans[labels.plan_of[index]][0]
 
 
 def test_stored_questions_are_read(labels):
     stored = [json.loads(row) for row in labels.vqa if row != "[]"]
     assert stored and all({"question", "answer", "type"} <= set(item) for row in stored for item in row)
+
+
+def test_the_word_that_names_a_thing_comes_with_the_box_of_the_answer(batches):
+    processor, seen = batches.processor, 0
+    for step in range(10):
+        batch = batches[step]
+        for ids, labels, at, box in zip(
+            batch.question_ids, batch.question_labels, batch.named_at, batch.named_box, strict=True
+        ):
+            answer = processor.words(labels[labels != -100][None])[0] if (labels != -100).any() else ""
+            if answer.startswith("<box"):
+                assert labels[at] == -100 and labels[at + 1] != -100  # the last word of the question
+                assert processor.tokenizer.convert_ids_to_tokens(int(ids[0])) == "point"
+                assert answer == "<box {:.0f} {:.0f} {:.0f} {:.0f}>".format(*(box * 1023))
+                seen += 1
+            else:
+                assert box.isnan().all() and (at == -1 or answer == "not visible")
+    assert seen > 5

@@ -29,6 +29,8 @@ def batch(policy, size=6):
         question_ids=ids,
         question_mask=mask,
         question_labels=ids,
+        named_at=torch.full((size,), -1),
+        named_box=torch.full((size, 4), torch.nan),
     )
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vla.model.actions import soft_targets
+from vla.model.grounding import named_token
 from vla.model.network import Network, Outputs
 
 
@@ -43,3 +44,16 @@ def word_loss(network: Network, hidden: Tensor, labels: Tensor, sigma_bins: floa
     entropy = -(spread * spread.clamp_min(1e-12).log()).sum(-1)
     soft = -(spread * log_probability[:, start:stop]).sum(-1) - entropy
     return torch.where(place, soft, loss).sum() / max(1, len(labels))
+
+
+def grounding_loss(log_probability: Tensor, named_at: Tensor, named_box: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cross-entropy of the token that a word names, over the samples in which a word names one.
+
+    log_probability: float[B, Q, 1 + P], "nothing in sight" first; named_at: int[B], the word, -1 where none;
+    named_box: float[B, 4] in 0..1 of the first camera, NaN where the thing is not in sight; grid: rows, columns of P.
+    """
+    asked = named_at >= 0
+    hidden = named_box.isnan().any(dim=1)
+    target = torch.where(hidden, 0, 1 + named_token(named_box.nan_to_num(), grid))
+    chosen = log_probability[asked, named_at[asked]]
+    return functional.nll_loss(chosen.float(), target[asked], reduction="sum") / asked.sum().clamp_min(1)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from vla.model.grounding import WordGrounding, waves
 from vla.model.vision import VisionTower
 from vla.model.vocabulary import ACTION_BINS, LOCATIONS
 
@@ -55,6 +56,7 @@ class Outputs:
     progress: Tensor  # float[B], logit
     done: Tensor  # float[B], logit
     question_hidden: Tensor | None  # float[B, Q, D]
+    question_grounding: Tensor | None  # float[B, Q, 1 + tokens of the first camera], log-probabilities
 
 
 class ActionTokenHead(nn.Module):
@@ -107,11 +109,16 @@ class Network(nn.Module):
         self.language = build_language_model(vocab_size, **language)
         width = self.language.config.hidden_size
         self.vision = VisionTower(vision, {name: (size[0], size[1]) for name, size in cameras.items()}, width)
+        self.grounding = WordGrounding(width, list(cameras))
         self.state = nn.Sequential(nn.Linear(action_dim, width), nn.GELU(), nn.Linear(width, width))
         self.head = ActionTokenHead(width, action_horizon, action_dim)
         self.action_ids = slice(first_action_id, first_action_id + ACTION_BINS)
         self.location_ids = slice(self.action_ids.stop, self.action_ids.stop + LOCATIONS)
         self.max_text_tokens = max_text_tokens
+        if "pretrained" not in language:
+            with torch.no_grad():  # places that are close to each other start out alike
+                places = (torch.arange(LOCATIONS) + 0.5) / LOCATIONS
+                self.embedding.weight[self.location_ids] = 0.08 * waves(places, width, finest=LOCATIONS / 16)
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -136,7 +143,8 @@ class Network(nn.Module):
         """
         visual = self.vision(images)
         actions = self.head.embed(given_actions, given_steps)
-        parts = [visual, self.embedding(text_ids), self.state(state)[:, None], actions]
+        text, _ = self.words(text_ids, text_mask, visual)
+        parts = [visual, text, self.state(state)[:, None], actions]
         kinds = [IMAGE] * visual.shape[1] + [TEXT] * text_ids.shape[1] + [STATE] + [ACTION] * actions.shape[1]
         present = [visual.new_ones(visual.shape[:2], dtype=torch.bool), text_mask]
         present.append(visual.new_ones((len(visual), 1 + actions.shape[1]), dtype=torch.bool))
@@ -149,8 +157,10 @@ class Network(nn.Module):
                 (1 + actions.shape[1], start + self.max_text_tokens),
             )
         ]
+        grounding = None
         if question_ids is not None and question_mask is not None:
-            parts.append(self.embedding(question_ids))
+            question, grounding = self.words(question_ids, question_mask, visual)
+            parts.append(question)
             kinds += [QUESTION] * question_ids.shape[1]
             present.append(question_mask)
             positions.append(torch.arange(question_ids.shape[1]) + start)
@@ -160,7 +170,12 @@ class Network(nn.Module):
             hidden[:, after_text : after_text + actions.shape[1]], self.embedding.weight[self.action_ids]
         )
         question = hidden[:, after_text + actions.shape[1] :] if question_ids is not None else None
-        return Outputs(action_logits, completion[:, 0], completion[:, 1], question)
+        return Outputs(action_logits, completion[:, 0], completion[:, 1], question, grounding)
+
+    def words(self, ids: Tensor, mask: Tensor, visual: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Embed words int[B, L] together with what they name among the visual tokens; see `WordGrounding`."""
+        embedded = self.embedding(ids) * mask.unsqueeze(-1)
+        return self.grounding(embedded, self.vision.by_camera(visual), before)
 
     def run(self, embeddings: Tensor, kinds: Tensor, present: Tensor, positions: Tensor) -> Tensor:
         """Embeddings float[B, N, D], kinds int[N], present bool[B, N], positions int[N] -> hidden float[B, N, D]."""
@@ -188,18 +203,30 @@ class Network(nn.Module):
         cache = self.language.base_model(
             inputs_embeds=visual, attention_mask=everything, position_ids=positions, use_cache=True
         ).past_key_values
-        seen = torch.cat([ids.new_zeros(len(ids), count), ids], dim=1)  # the cached images count as tokens
-        full_mask = torch.cat([mask.new_ones(len(ids), count), mask], dim=1).long()
-        answer = self.language.generate(
-            input_ids=seen,
-            attention_mask=full_mask,
-            past_key_values=cache,
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            eos_token_id=eos,
-            pad_token_id=pad,
-        )
-        return answer[:, seen.shape[1] :]
+        present = torch.cat([mask.new_ones(len(ids), count), mask], dim=1)
+        position = count + (mask.cumsum(1) - 1).clamp_min(0)
+        before = None
+        finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        answer = []
+        for _ in range(max_tokens):
+            embedded, _ = self.words(ids, mask, visual, before)
+            hidden = self.language.base_model(
+                inputs_embeds=embedded,
+                attention_mask=present.long(),
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            before = self.embedding(ids[:, -1:])
+            ids = self.word_logits(hidden[:, -1]).argmax(-1, keepdim=True).masked_fill(finished[:, None], pad)
+            answer.append(ids)
+            finished |= ids[:, 0] == eos
+            if finished.all():
+                break
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            present = torch.cat([present, mask], dim=1)
+            position = position[:, -1:] + 1
+        return torch.cat(answer, dim=1)
 
 
 def attention_mask(kinds: Tensor, present: Tensor) -> Tensor:

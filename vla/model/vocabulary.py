@@ -50,6 +50,12 @@ def tokens_to_boxes(text: str) -> str:
     )
 
 
+def read_box(text: str) -> tuple[int, int, int, int] | None:
+    """Read `<box x0 y0 x1 y1>` (0..1023 of width and height); None where the text is anything else."""
+    found = _BOX.fullmatch(text.strip())
+    return tuple(int(value) for value in found.groups()) if found else None  # pyright: ignore[reportReturnType]
+
+
 def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
     """The words of `text` that the model was never taught, in order, each once."""
     words = [word for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(text.lower())]

@@ -20,6 +20,7 @@ from vla.data.dataset import EpisodeDataset
 from vla.model.actions import ActionCodec
 from vla.model.processor import Processor, pad
 from vla.model.prompts import ALL_FINISHED, plan_prompt
+from vla.model.vocabulary import LOCATIONS, read_box
 
 WORDY_SHARE = 0.1  # of the batches that are not `whole`
 TYPES = {"short": {"point": 0.5, "yesno": 0.3, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
@@ -42,6 +43,8 @@ class Batch:
     question_ids: Tensor
     question_mask: Tensor
     question_labels: Tensor  # int[B, Q], -100 where nothing is asked
+    named_at: Tensor  # int[B], the word of a pointing question that names the thing, -1 where none
+    named_box: Tensor  # float[B, 4], x0, y0, x1, y1 in 0..1 of the first camera, NaN where not in sight
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor, images as uint8."""
@@ -185,6 +188,7 @@ class Batches:
         given = rng.integers(1, self.max_given_steps + 1, size) * (rng.random(size) < self.given_share)
         text_ids, text_mask = self.processor.text(texts)
         question_ids, question_mask, question_labels = self._pack(questions)
+        named_at, named_box = self._named(questions)
         return Batch(
             kind=kind,
             images={name: torch.from_numpy(frames[index]) for name, frames in self.frames.items()},
@@ -199,6 +203,8 @@ class Batches:
             question_ids=question_ids,
             question_mask=question_mask,
             question_labels=question_labels,
+            named_at=named_at,
+            named_box=named_box,
         )
 
     def _with_questions(self, index: int, rng: np.random.Generator) -> int:
@@ -227,8 +233,8 @@ class Batches:
         # The targets of the next subtask cannot be known from the text of this one.
         return texts, labels.subtask_end[index], labels.progress[index], labels.done[index]
 
-    def _question(self, index: int, kind: str, rng: np.random.Generator) -> tuple[str, str] | None:
-        """One question and its answer about a frame, or None where none fits."""
+    def _question(self, index: int, kind: str, rng: np.random.Generator) -> dict[str, str] | None:
+        """One question with answer and type about a frame, or None where none fits."""
         if kind == "whole" or (kind == "wordy" and rng.random() < 0.5):
             return self._plan(index, rng)
         items = json.loads(self.labels.vqa[index])
@@ -236,25 +242,34 @@ class Batches:
         weights = np.array([shares.get(item["type"], 0.0) for item in items])
         if not weights.sum():
             return None
-        item = items[rng.choice(len(items), p=weights / weights.sum())]
-        return item["question"], item["answer"]
+        return items[rng.choice(len(items), p=weights / weights.sum())]
 
-    def _plan(self, index: int, rng: np.random.Generator) -> tuple[str, str]:
+    def _plan(self, index: int, rng: np.random.Generator) -> dict[str, str]:
         """Ask what is next, before or after the present subtask was declared finished."""
         labels = self.labels
         plan, number = labels.plans[labels.plan_of[index]], int(labels.subtask_number[index])
         due = number + (1 if labels.done[index] and rng.random() < 0.7 else 0)
         answer = plan[due] if due < len(plan) else ALL_FINISHED
-        return plan_prompt(labels.task[index], plan[:due]), answer
+        return {"question": plan_prompt(labels.task[index], plan[:due]), "answer": answer, "type": "plan"}
 
-    def _pack(self, questions: list[tuple[str, str] | None]) -> tuple[Tensor, Tensor, Tensor]:
+    def _pack(self, questions: list[dict[str, str] | None]) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids, mask and labels [B, Q]; only answers and their end have labels."""
         rows, labels = [], []
         eos = self.processor.eos_id
         for question in questions:
-            prompt = self.processor.tokenize(question[0]) if question else []
-            answer = [*self.processor.tokenize(question[1]), eos] if question else []
+            prompt = self.processor.tokenize(question["question"]) if question else []
+            answer = [*self.processor.tokenize(question["answer"]), eos] if question else []
             rows.append(prompt + answer)
             labels.append([-100] * len(prompt) + answer)
         ids, mask = pad(rows, self.processor.pad_id)
         return ids, mask, pad(labels, -100)[0]
+
+    def _named(self, questions: list[dict[str, str] | None]) -> tuple[Tensor, Tensor]:
+        """Return the last word of each pointing question, which names the thing, and the thing's box."""
+        named_at, named_box = torch.full((len(questions),), -1), torch.full((len(questions), 4), torch.nan)
+        for row, question in enumerate(questions):
+            if question and question["type"] == "point":
+                named_at[row] = len(self.processor.tokenize(question["question"])) - 1
+                if box := read_box(question["answer"]):
+                    named_box[row] = torch.tensor(box) / (LOCATIONS - 1)
+        return named_at, named_box

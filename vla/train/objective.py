@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vla.model.losses import action_loss, completion_loss, word_loss
+from vla.model.losses import action_loss, completion_loss, grounding_loss, word_loss
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.train.batches import Batch
@@ -31,7 +31,7 @@ def losses(
     state_noise: float,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Return the unweighted losses `action`, `completion` and `words` of a batch.
+    """Return the unweighted losses `action`, `completion`, `words` and `grounding` of a batch.
 
     sigma_bins, location_sigma: width of the soft labels in bins; augmentation: 0..1; state_noise: standard deviation
     that is added to the normalised state, so that the network looks instead of remembering.
@@ -53,10 +53,15 @@ def losses(
     assert outputs.question_hidden is not None
     steps = torch.arange(targets.shape[1], device=targets.device)
     counts = batch.counts & (steps >= batch.given_steps[:, None])
+    assert outputs.question_grounding is not None
+    grid = next(iter(network.vision.grids.values()), None)
     return {
         "action": action_loss(outputs.action_logits, targets, counts, sigma_bins),
         "completion": completion_loss(outputs, batch.progress, batch.done),
         "words": word_loss(network, outputs.question_hidden, batch.question_labels, location_sigma),
+        "grounding": grounding_loss(outputs.question_grounding, batch.named_at, batch.named_box, grid)
+        if grid
+        else targets.new_zeros(()),
     }
 
 

@@ -1,0 +1,80 @@
+"""Words find what they name, and pointing answers teach them to."""
+
+import torch
+
+from tests.model.tiny import PROMPTS, observation, tiny_policy
+from vla.model.grounding import WordGrounding, named_token, waves
+from vla.model.losses import grounding_loss
+
+
+def test_the_named_token_is_the_one_at_the_centre_of_the_box():
+    boxes = torch.tensor([[0.0, 0.0, 0.1, 0.1], [0.9, 0.9, 1.0, 1.0], [0.5, 0.0, 0.7, 0.4]])
+    assert named_token(boxes, (4, 8)).tolist() == [0, 31, 4]
+
+
+def test_waves_tell_places_apart_and_neighbours_are_alike():
+    described = waves(torch.arange(1024) / 1024, 128, finest=64)
+    likeness = torch.nn.functional.cosine_similarity(described[512], described, dim=1)
+    assert likeness.argmax() == 512 and likeness[513] > 0.9 > likeness[700]
+
+
+def test_words_learn_from_boxes_to_look_at_what_they_name():
+    """Tokens are random; each of ten words names the token that equals its own code."""
+    torch.manual_seed(0)
+    grounding = WordGrounding(16, ["front"])
+    words, codes = torch.randn(10, 16), torch.randn(10, 16)
+    optimizer = torch.optim.Adam(grounding.parameters(), lr=0.01)
+
+    def scene():
+        order = torch.stack([torch.randperm(10)[:6] for _ in range(64)])
+        asked = torch.randint(10, (64,))
+        place = (order == asked[:, None]).float()
+        seen = place.any(1)
+        column = place.argmax(1)
+        box = torch.stack([column / 6, torch.zeros(64), (column + 1) / 6, torch.ones(64)], dim=1)
+        box[~seen] = torch.nan
+        return words[asked][:, None], {"front": codes[order]}, box, torch.where(seen, column + 1, 0)
+
+    for _ in range(300):
+        word, visual, box, _ = scene()
+        loss = grounding_loss(grounding(word, visual)[1], torch.zeros(64, dtype=torch.long), box, (1, 6))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    word, visual, _, truth = scene()
+    assert (grounding(word, visual)[1][:, 0].argmax(-1) == truth).float().mean() > 0.95
+
+
+def test_where_nothing_is_asked_there_is_no_loss():
+    log_probability = torch.randn(2, 3, 7).log_softmax(-1)
+    nothing = grounding_loss(log_probability, torch.tensor([-1, -1]), torch.full((2, 4), torch.nan), (1, 6))
+    assert nothing == 0
+
+
+def test_generating_word_by_word_is_the_same_as_reading_the_whole_sentence():
+    """The cache, the left padding and the word before the first one must not matter."""
+    policy = tiny_policy()
+    network, processor = policy.network, policy.processor
+    observations = [observation(0), observation(1)]
+    prompts = [PROMPTS[0], PROMPTS[2] + " " + PROMPTS[1]]  # of different length
+    images = processor.images(observations)
+    ids, mask = processor.prompts(prompts)
+    answer = network.generate(images, ids, mask, 6, eos=-1, pad=processor.pad_id)
+    zeros = torch.zeros(1, processor.codec.action_horizon, processor.codec.action_dim)
+    for row, prompt in enumerate(prompts):
+        sentence = processor.tokenize(prompt)
+        for step in range(6):
+            asked = torch.tensor([sentence])
+            outputs = network(
+                {name: image[row : row + 1] for name, image in images.items()},
+                ids[:1],
+                mask[:1],
+                torch.zeros(1, processor.codec.action_dim),
+                zeros,
+                torch.zeros(1, dtype=torch.long),
+                asked,
+                torch.ones_like(asked, dtype=torch.bool),
+            )
+            following = int(network.word_logits(outputs.question_hidden[0, -1]).argmax())
+            assert following == answer[row, step]
+            sentence.append(following)
