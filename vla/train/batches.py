@@ -10,6 +10,7 @@ N frames of the dataset, B batch, T action horizon, A action dimension.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -163,6 +164,7 @@ class Batches:
         `given_share` of the samples.
         """
         self.labels, self.frames, self.processor = labels, frames, processor
+        self.tokenize = lru_cache(maxsize=1 << 16)(processor.tokenize)  # most texts come again and again
         self.batch_size, self.seed = batch_size, seed
         self.max_given_steps, self.given_share = max_given_steps, given_share
         steps = np.array([len(plan) for plan in labels.plans])[labels.plan_of]
@@ -186,7 +188,7 @@ class Batches:
         horizon = self.processor.codec.action_horizon
         counts = index[:, None] + np.arange(horizon) < ends[:, None]
         given = rng.integers(1, self.max_given_steps + 1, size) * (rng.random(size) < self.given_share)
-        text_ids, text_mask = self.processor.text(texts)
+        text_ids, text_mask = pad([self.tokenize(text) for text in texts], self.processor.pad_id)
         question_ids, question_mask, question_labels = self._pack(questions)
         named_at, named_box = self._named(questions)
         return Batch(
@@ -257,8 +259,8 @@ class Batches:
         rows, labels = [], []
         eos = self.processor.eos_id
         for question in questions:
-            prompt = self.processor.tokenize(question["question"]) if question else []
-            answer = [*self.processor.tokenize(question["answer"]), eos] if question else []
+            prompt = self.tokenize(question["question"]) if question else []
+            answer = [*self.tokenize(question["answer"]), eos] if question else []
             rows.append(prompt + answer)
             labels.append([-100] * len(prompt) + answer)
         ids, mask = pad(rows, self.processor.pad_id)
@@ -269,7 +271,7 @@ class Batches:
         named_at, named_box = torch.full((len(questions),), -1), torch.full((len(questions), 4), torch.nan)
         for row, question in enumerate(questions):
             if question and question["type"] == "point":
-                named_at[row] = len(self.processor.tokenize(question["question"])) - 1
+                named_at[row] = len(self.tokenize(question["question"])) - 1
                 if box := read_box(question["answer"]):
                     named_box[row] = torch.tensor(box) / (LOCATIONS - 1)
         return named_at, named_box
