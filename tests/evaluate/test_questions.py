@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from fake_world import WordPolicy
 
-from vla.evaluate.questions import Answer, ask, box_iou, read_box, score
+from vla.evaluate.questions import Answer, ask, box_iou, score
+from vla.model.vocabulary import read_box
 
 
 def test_equal_boxes_overlap_fully_and_distant_ones_not_at_all():

@@ -41,10 +41,11 @@ def test_bfloat16_weights_stay_close(saved, tmp_path):
 def test_the_second_save_replaces_the_first_and_keeps_the_card(saved):
     policy, folder = saved
     (folder / "README.md").write_text("card")
+    (folder / "demo.jpg").write_bytes(b"picture")
     config = tiny_config(policy.processor.tokenizer)
     checkpoint.save(folder, config, policy.network.state_dict(), policy.processor, {"steps": 4})
     assert json.loads((folder / "provenance.json").read_text())["steps"] == 4
-    assert (folder / "README.md").read_text() == "card"
+    assert (folder / "README.md").read_text() == "card" and (folder / "demo.jpg").read_bytes() == b"picture"
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
 
 

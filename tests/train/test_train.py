@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.model.tiny import tiny_policy
+from tests.model.tiny import tiny_config, tiny_policy
 from tests.train.conftest import SMALL
 from vla.model import checkpoint
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
@@ -111,3 +111,21 @@ def test_snapshot_restores_weights_moments_and_progress(tmp_path):
     for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
         assert torch.equal(optimizer.state[mine]["exp_avg"], fresh.state[theirs]["exp_avg"])
+
+
+def test_a_run_starts_from_the_weights_of_a_checkpoint(trained, demonstrations, tmp_path):
+    """No step is taken, so the weights are those that it started from."""
+    source = trained[0] / "checkpoints" / "last"
+    begun = train(demonstrations, tmp_path, f"init={source}", "steps=1", "learning_rate=0.0", "store=float32")
+    assert begun.returncode == 0, begun.stderr
+    mine, theirs = (checkpoint.load(f).network.head.placeholders for f in (tmp_path / "checkpoints" / "last", source))
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_a_start_from_a_checkpoint_of_other_words_or_ranges_is_refused(demonstrations, tmp_path):
+    policy = tiny_policy()
+    checkpoint.save(
+        tmp_path / "other", tiny_config(policy.processor.tokenizer), policy.network.state_dict(), policy.processor, {}
+    )
+    refused = train(demonstrations, tmp_path / "run", f"init={tmp_path / 'other'}", "steps=1")
+    assert refused.returncode != 0 and "has other action ranges" in refused.stderr and "without init=" in refused.stderr

@@ -9,11 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 
-from vla.model.checkpoint import load
+from vla.model.checkpoint import DEFAULT, load
 from vla.types import Embodiment, Observation, Policy
 
 
-def measure(*, seed: int, checkpoint: str, device: str, calls: int, threads: int | None) -> dict[str, Any]:
+def measure(*, seed: int, checkpoint: str | None, device: str, calls: int, threads: int | None) -> dict[str, Any]:
     """Time `calls` single observations through `policy.act`, frame to joint targets; one result.json worth of values.
 
     `delay_ticks` is how many control steps pass between a frame and its chunk in 95 % of the cases. `safe_control_hz`
@@ -24,7 +24,7 @@ def measure(*, seed: int, checkpoint: str, device: str, calls: int, threads: int
         raise ValueError(f"calls={calls} is too few for a 95th percentile; give at least 20")
     if threads is not None:
         torch.set_num_threads(threads)
-    policy = load(checkpoint, device=device)
+    policy = load(checkpoint or DEFAULT, device=device)
     rng = np.random.default_rng(seed)
     observations = [_noise(policy.embodiment, rng) for _ in range(8)]
     with FlopCounterMode(display=False) as counter:

@@ -21,7 +21,7 @@ from vla.evaluate.showcase import Refusal, make_card, verdict, write_page
 from vla.evaluate.suite import world_of
 from vla.evaluate.videos import episode_frames, title_card, write_video
 from vla.evaluate.workers import WorkerCrash, Workers
-from vla.model.checkpoint import load
+from vla.model.checkpoint import DEFAULT, load
 from vla.result import write_result
 
 SEVERAL = re.compile(r",|\bthen\b|\bafter that\b")  # an instruction with more than one step
@@ -32,6 +32,7 @@ def main(config: DictConfig) -> None:
     """Carry out the instructions, then write result.json, demo.mp4 and report.html."""
     out = Path(HydraConfig.get().runtime.output_dir).resolve()
     settings: Any = OmegaConf.to_container(config, resolve=True)
+    settings["checkpoint"] = settings["checkpoint"] or str(DEFAULT)
     torch.set_num_threads(settings.pop("threads"))
     policy = load(settings["checkpoint"], device=settings.pop("device"))
     result = show(policy, **{**settings, "out": out})

@@ -15,7 +15,7 @@ from vla.evaluate.pilot import Pacing
 from vla.evaluate.report import console_table, write_report
 from vla.evaluate.rollout import single_latencies_s
 from vla.evaluate.workers import Workers
-from vla.model.checkpoint import load
+from vla.model.checkpoint import DEFAULT, load
 from vla.result import write_result
 from vla.types import Observation
 
@@ -27,6 +27,7 @@ def main(config: DictConfig) -> None:
     """Run the evaluation, then write result.json, episodes.jsonl, videos and report.html."""
     out = Path(HydraConfig.get().runtime.output_dir)
     settings: Any = OmegaConf.to_container(config, resolve=True)
+    settings["checkpoint"] = settings["checkpoint"] or str(DEFAULT)
     pacing = Pacing(**settings["pacing"])
     torch.set_num_threads(settings["threads"])
     policy = load(settings["checkpoint"], device=settings["device"])

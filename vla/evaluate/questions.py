@@ -1,17 +1,15 @@
 """Questions about scenes: what the policy answers, against the scene's truth."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vla.evaluate.pilot import PlanningPolicy
 from vla.evaluate.statistics import Rate
+from vla.model.vocabulary import read_box
 from vla.types import Observation
 
-BOX = re.compile(r"^\s*<?box\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s*>?\s*$")
 SHORT_TOKENS, CAPTION_TOKENS = 16, 64
-SCALE = 1024  # box corners are integers 0..1023 over the front image
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,6 @@ class Answer:
         """Overlap of the two boxes, intersection over union; 0 where the answer is no box."""
         truth, answer = read_box(self.truth), read_box(self.answer)
         return box_iou(truth, answer) if truth is not None and answer is not None else 0.0
-
-
-def read_box(text: str) -> tuple[int, int, int, int] | None:
-    """Read "<box x0 y0 x1 y1>" in 1/1024 of the image; None when it is not a box with corners in order."""
-    match = BOX.match(text)
-    if match is None:
-        return None
-    x0, y0, x1, y1 = map(int, match.groups())
-    return (x0, y0, x1, y1) if x0 <= x1 < SCALE and y0 <= y1 < SCALE else None
 
 
 def box_iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from vla.evaluate.episodes import OUTCOMES, Episode
 from vla.evaluate.page import boxed_image, image_uri, lines_chart, render_page
-from vla.evaluate.questions import Answer, read_box
+from vla.evaluate.questions import Answer
+from vla.model.vocabulary import read_box
 from vla.types import Embodiment
 
 KEYFRAMES = 5

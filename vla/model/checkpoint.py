@@ -56,8 +56,9 @@ def save(
     for name, document in documents.items():
         (partial / name).write_text(json.dumps(document, indent=1) + "\n")
     processor.tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
-    if (folder / "README.md").exists():
-        shutil.copy(folder / "README.md", partial / "README.md")
+    for kept in sorted(folder.glob("*")) if folder.exists() else []:  # a model card, its pictures
+        if kept.is_file() and kept.name not in FILES:
+            shutil.copy(kept, partial / kept.name)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

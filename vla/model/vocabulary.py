@@ -51,9 +51,12 @@ def tokens_to_boxes(text: str) -> str:
 
 
 def read_box(text: str) -> tuple[int, int, int, int] | None:
-    """Read `<box x0 y0 x1 y1>` (0..1023 of width and height); None where the text is anything else."""
+    """Read `<box x0 y0 x1 y1>`, 0..1023 of width and height; None where it is not a box with its corners in order."""
     found = _BOX.fullmatch(text.strip())
-    return tuple(int(value) for value in found.groups()) if found else None  # pyright: ignore[reportReturnType]
+    if found is None:
+        return None
+    x0, y0, x1, y1 = (int(value) for value in found.groups())
+    return (x0, y0, x1, y1) if x0 <= x1 < LOCATIONS and y0 <= y1 < LOCATIONS else None
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
