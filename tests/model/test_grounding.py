@@ -37,7 +37,7 @@ def test_words_learn_from_boxes_to_look_at_what_they_name():
 
     for _ in range(300):
         word, visual, box, _ = scene()
-        loss = grounding_loss(grounding(word, visual)[1], torch.zeros(64, dtype=torch.long), box, (1, 6))
+        loss = grounding_loss(grounding(word, visual)[1], torch.zeros(64, 1, dtype=torch.long), box[:, None], (1, 6))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -47,7 +47,7 @@ def test_words_learn_from_boxes_to_look_at_what_they_name():
 
 def test_where_nothing_is_asked_there_is_no_loss():
     log_probability = torch.randn(2, 3, 7).log_softmax(-1)
-    nothing = grounding_loss(log_probability, torch.tensor([-1, -1]), torch.full((2, 4), torch.nan), (1, 6))
+    nothing = grounding_loss(log_probability, torch.full((2, 1), -1), torch.full((2, 1, 4), torch.nan), (1, 6))
     assert nothing == 0
 
 
@@ -75,6 +75,20 @@ def test_generating_word_by_word_is_the_same_as_reading_the_whole_sentence():
                 asked,
                 torch.ones_like(asked, dtype=torch.bool),
             )
-            following = int(network.word_logits(outputs.question_hidden[0, -1]).argmax())
+            following = int(network.likeliest(outputs.question_hidden[:, -1]))
             assert following == answer[row, step]
             sentence.append(following)
+
+
+def test_a_place_is_chosen_when_all_places_together_are_likelier_than_any_word():
+    network = tiny_policy().network
+    width = network.location_ids.stop - network.location_ids.start
+    bell = torch.softmax(-0.5 * ((torch.arange(width) - 300) / 12) ** 2, dim=0)
+    logits = torch.full((2, network.embedding.num_embeddings), -30.0)
+    logits[0, network.location_ids] = (0.7 * bell).clamp_min(1e-12).log()
+    logits[0, 5] = torch.tensor(0.3).log()  # far above every single place
+    logits[1, network.location_ids] = (0.2 * bell).clamp_min(1e-12).log()
+    logits[1, 5] = torch.tensor(0.8).log()
+    network.word_logits = lambda hidden: logits
+    chosen = network.likeliest(torch.zeros(2, 1))
+    assert abs(int(chosen[0]) - network.location_ids.start - 300) <= 1 and chosen[1] == 5

@@ -99,19 +99,24 @@ def test_stored_questions_are_read(labels):
     assert stored and all({"question", "answer", "type"} <= set(item) for row in stored for item in row)
 
 
-def test_the_word_that_names_a_thing_comes_with_the_box_of_the_answer(batches):
+def test_every_thing_that_is_pointed_at_comes_with_the_word_that_names_it(batches):
     processor, seen = batches.processor, 0
     for step in range(10):
         batch = batches[step]
-        for ids, labels, at, box in zip(
-            batch.question_ids, batch.question_labels, batch.named_at, batch.named_box, strict=True
-        ):
-            answer = processor.words(labels[labels != -100][None])[0] if (labels != -100).any() else ""
-            if answer.startswith("<box"):
-                assert labels[at] == -100 and labels[at + 1] != -100  # the last word of the question
-                assert processor.tokenizer.convert_ids_to_tokens(int(ids[0])) == "point"
-                assert answer == "<box {:.0f} {:.0f} {:.0f} {:.0f}>".format(*(box * 1023))
-                seen += 1
-            else:
-                assert box.isnan().all() and (at == -1 or answer == "not visible")
-    assert seen > 5
+        for ids, at, box in zip(batch.named_ids, batch.named_at, batch.named_box, strict=True):
+            words = processor.tokenizer.convert_ids_to_tokens(ids.tolist())
+            assert (at >= 0).sum() == words.count("point")
+            for place, corners in zip(at[at >= 0], box[at >= 0], strict=True):
+                assert words[place] in ("cube", "cylinder", "bowl", "plate", "drawer", "button")
+                assert place + 1 == len(words) or words[place + 1] in ("point", "<pad>")
+                seen += bool(((corners >= 0) & (corners <= 1)).all())
+    assert seen > 20
+
+
+def test_a_named_box_is_that_of_the_stored_answer(labels, batches):
+    index = next(i for i, row in enumerate(labels.vqa) if "<box" in row)
+    items = [item for item in json.loads(labels.vqa[index]) if item["type"] == "point"]
+    _, _, boxes = batches._named(np.array([index]))
+    for item, box in zip(items, boxes[0], strict=True):
+        told = "not visible" if box.isnan().any() else "<box {:.0f} {:.0f} {:.0f} {:.0f}>".format(*(box * 1023))
+        assert told == item["answer"]

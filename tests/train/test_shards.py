@@ -29,8 +29,9 @@ def batch(policy, size=6):
         question_ids=ids,
         question_mask=mask,
         question_labels=ids,
-        named_at=torch.full((size,), -1),
-        named_box=torch.full((size, 4), torch.nan),
+        named_ids=ids,
+        named_at=torch.full((size, 1), -1),
+        named_box=torch.full((size, 1, 4), torch.nan),
     )
 
 

@@ -47,13 +47,13 @@ def word_loss(network: Network, hidden: Tensor, labels: Tensor, sigma_bins: floa
 
 
 def grounding_loss(log_probability: Tensor, named_at: Tensor, named_box: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cross-entropy of the token that a word names, over the samples in which a word names one.
+    """Cross-entropy of the token that a word names, over the words that name a thing.
 
-    log_probability: float[B, Q, 1 + P], "nothing in sight" first; named_at: int[B], the word, -1 where none;
-    named_box: float[B, 4] in 0..1 of the first camera, NaN where the thing is not in sight; grid: rows, columns of P.
+    log_probability: float[B, L, 1 + P], "nothing in sight" first; named_at: int[B, K], which words, -1 where none;
+    named_box: float[B, K, 4] in 0..1 of the first camera, NaN where not in sight; grid: rows, columns of P.
     """
-    asked = named_at >= 0
-    hidden = named_box.isnan().any(dim=1)
-    target = torch.where(hidden, 0, 1 + named_token(named_box.nan_to_num(), grid))
-    chosen = log_probability[asked, named_at[asked]]
-    return functional.nll_loss(chosen.float(), target[asked], reduction="sum") / asked.sum().clamp_min(1)
+    row, which = torch.nonzero(named_at >= 0, as_tuple=True)
+    box = named_box[row, which]
+    target = torch.where(box.isnan().any(dim=1), 0, 1 + named_token(box.nan_to_num(), grid))
+    chosen = log_probability[row, named_at[row, which]]
+    return functional.nll_loss(chosen.float(), target, reduction="sum") / max(1, len(row))

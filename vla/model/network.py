@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from vla.model.actions import expectation_around_mode
 from vla.model.grounding import WordGrounding, waves
 from vla.model.vision import VisionTower
 from vla.model.vocabulary import ACTION_BINS, LOCATIONS
@@ -56,7 +57,7 @@ class Outputs:
     progress: Tensor  # float[B], logit
     done: Tensor  # float[B], logit
     question_hidden: Tensor | None  # float[B, Q, D]
-    question_grounding: Tensor | None  # float[B, Q, 1 + tokens of the first camera], log-probabilities
+    visual: Tensor  # float[B, P, D], the visual tokens
 
 
 class ActionTokenHead(nn.Module):
@@ -157,9 +158,8 @@ class Network(nn.Module):
                 (1 + actions.shape[1], start + self.max_text_tokens),
             )
         ]
-        grounding = None
         if question_ids is not None and question_mask is not None:
-            question, grounding = self.words(question_ids, question_mask, visual)
+            question, _ = self.words(question_ids, question_mask, visual)
             parts.append(question)
             kinds += [QUESTION] * question_ids.shape[1]
             present.append(question_mask)
@@ -170,7 +170,7 @@ class Network(nn.Module):
             hidden[:, after_text : after_text + actions.shape[1]], self.embedding.weight[self.action_ids]
         )
         question = hidden[:, after_text + actions.shape[1] :] if question_ids is not None else None
-        return Outputs(action_logits, completion[:, 0], completion[:, 1], question, grounding)
+        return Outputs(action_logits, completion[:, 0], completion[:, 1], question, visual)
 
     def words(self, ids: Tensor, mask: Tensor, visual: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embed words int[B, L] together with what they name among the visual tokens; see `WordGrounding`."""
@@ -191,11 +191,27 @@ class Network(nn.Module):
         """Hidden float[..., D] -> logits over the whole vocabulary float[..., V]."""
         return self.language.get_output_embeddings()(hidden)
 
+    def likeliest(self, hidden: Tensor) -> Tensor:
+        """Choose the next token int[B] after hidden float[B, D].
+
+        A location is taught as a bell over its neighbours, so no single one is likely: all of them together are
+        weighed against the words, and the mean of the likeliest bell is taken.
+        """
+        logits = self.word_logits(hidden).float()
+        probability = logits.softmax(dim=-1)
+        places = probability[:, self.location_ids]
+        words = probability.clone()
+        words[:, self.location_ids] = 0
+        value, _ = expectation_around_mode(logits[:, self.location_ids], radius=LOCATIONS // 32)
+        place = ((value + 1) / 2 * LOCATIONS).long().clamp(0, LOCATIONS - 1) + self.location_ids.start
+        best, word = words.max(dim=-1)
+        return torch.where(places.sum(dim=-1) > best, place, word)
+
     @torch.no_grad()
     def generate(
         self, images: dict[str, Tensor], ids: Tensor, mask: Tensor, max_tokens: int, eos: int, pad: int
     ) -> Tensor:
-        """Greedy answer to left-padded prompts int[B, Q] with mask bool[B, Q] -> new ids int[B, <= max_tokens]."""
+        """Answer left-padded prompts int[B, Q] with mask bool[B, Q], word by word -> ids int[B, <= max_tokens]."""
         visual = self.vision(images)
         count = visual.shape[1]
         everything = torch.ones(len(visual), 1, count, count, dtype=torch.bool, device=visual.device)
@@ -218,7 +234,7 @@ class Network(nn.Module):
                 use_cache=True,
             ).last_hidden_state
             before = self.embedding(ids[:, -1:])
-            ids = self.word_logits(hidden[:, -1]).argmax(-1, keepdim=True).masked_fill(finished[:, None], pad)
+            ids = self.likeliest(hidden[:, -1])[:, None].masked_fill(finished[:, None], pad)
             answer.append(ids)
             finished |= ids[:, 0] == eos
             if finished.all():

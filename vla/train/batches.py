@@ -44,8 +44,9 @@ class Batch:
     question_ids: Tensor
     question_mask: Tensor
     question_labels: Tensor  # int[B, Q], -100 where nothing is asked
-    named_at: Tensor  # int[B], the word of a pointing question that names the thing, -1 where none
-    named_box: Tensor  # float[B, 4], x0, y0, x1, y1 in 0..1 of the first camera, NaN where not in sight
+    named_ids: Tensor  # int[B, L], all pointing questions about the frame in one row, padded
+    named_at: Tensor  # int[B, K], the last word of each of them, which names the thing, -1 where none
+    named_box: Tensor  # float[B, K, 4], x0, y0, x1, y1 in 0..1 of the first camera, NaN where not in sight
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor, images as uint8."""
@@ -190,7 +191,7 @@ class Batches:
         given = rng.integers(1, self.max_given_steps + 1, size) * (rng.random(size) < self.given_share)
         text_ids, text_mask = pad([self.tokenize(text) for text in texts], self.processor.pad_id)
         question_ids, question_mask, question_labels = self._pack(questions)
-        named_at, named_box = self._named(questions)
+        named_ids, named_at, named_box = self._named(index)
         return Batch(
             kind=kind,
             images={name: torch.from_numpy(frames[index]) for name, frames in self.frames.items()},
@@ -205,6 +206,7 @@ class Batches:
             question_ids=question_ids,
             question_mask=question_mask,
             question_labels=question_labels,
+            named_ids=named_ids,
             named_at=named_at,
             named_box=named_box,
         )
@@ -266,12 +268,16 @@ class Batches:
         ids, mask = pad(rows, self.processor.pad_id)
         return ids, mask, pad(labels, -100)[0]
 
-    def _named(self, questions: list[dict[str, str] | None]) -> tuple[Tensor, Tensor]:
-        """Return the last word of each pointing question, which names the thing, and the thing's box."""
-        named_at, named_box = torch.full((len(questions),), -1), torch.full((len(questions), 4), torch.nan)
-        for row, question in enumerate(questions):
-            if question and question["type"] == "point":
-                named_at[row] = len(self.tokenize(question["question"])) - 1
-                if box := read_box(question["answer"]):
-                    named_box[row] = torch.tensor(box) / (LOCATIONS - 1)
-        return named_at, named_box
+    def _named(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Collect the things that the stored questions point at, with the words that name them."""
+        frames = [[item for item in json.loads(self.labels.vqa[i]) if item["type"] == "point"] for i in index]
+        most = max(1, *map(len, frames))
+        rows: list[list[int]] = [[] for _ in frames]
+        at, box = torch.full((len(frames), most), -1), torch.full((len(frames), most, 4), torch.nan)
+        for number, items in enumerate(frames):
+            for which, item in enumerate(items):
+                rows[number] += self.tokenize(item["question"])
+                at[number, which] = len(rows[number]) - 1
+                if corners := read_box(item["answer"]):
+                    box[number, which] = torch.tensor(corners) / (LOCATIONS - 1)
+        return pad(rows, self.processor.pad_id)[0], at, box

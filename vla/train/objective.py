@@ -53,15 +53,13 @@ def losses(
     assert outputs.question_hidden is not None
     steps = torch.arange(targets.shape[1], device=targets.device)
     counts = batch.counts & (steps >= batch.given_steps[:, None])
-    assert outputs.question_grounding is not None
     grid = next(iter(network.vision.grids.values()), None)
+    _, named = network.words(batch.named_ids, batch.named_ids != processor.pad_id, outputs.visual)
     return {
         "action": action_loss(outputs.action_logits, targets, counts, sigma_bins),
         "completion": completion_loss(outputs, batch.progress, batch.done),
         "words": word_loss(network, outputs.question_hidden, batch.question_labels, location_sigma),
-        "grounding": grounding_loss(outputs.question_grounding, batch.named_at, batch.named_box, grid)
-        if grid
-        else targets.new_zeros(()),
+        "grounding": grounding_loss(named, batch.named_at, batch.named_box, grid) if grid else targets.new_zeros(()),
     }
 
 
