@@ -32,6 +32,7 @@ class Episode:
     start: int
     files: dict[str, int] = field(repr=False)  # camera key -> number of its video file
     from_s: dict[str, float] = field(repr=False)  # camera key -> time of the first frame in that file [s]
+    to_s: dict[str, float] = field(repr=False)  # camera key -> time in that file where the episode's video ends [s]
     extra: dict[str, Any] = field(default_factory=dict)  # what the recorder added: kind, seed, attempts...
 
 
@@ -82,11 +83,18 @@ class EpisodeDataset:
         keys = schema.video_keys(self.features)
         size = self.info.get("chunks_size", schema.CHUNK_SIZE)
         files = {key: row[f"videos/{key}/chunk_index"] * size + row[f"videos/{key}/file_index"] for key in keys}
-        from_s = {key: row[f"videos/{key}/from_timestamp"] for key in keys}
+        from_s, to_s = ({key: row[f"videos/{key}/{end}_timestamp"] for key in keys} for end in ("from", "to"))
         known = {"episode_index", "length", "tasks", "dataset_from_index", "dataset_to_index"}
         extra = {name: value for name, value in row.items() if name not in known and "/" not in name}
         return Episode(
-            row["episode_index"], row["length"], tuple(row["tasks"]), row["dataset_from_index"], files, from_s, extra
+            index=row["episode_index"],
+            length=row["length"],
+            tasks=tuple(row["tasks"]),
+            start=row["dataset_from_index"],
+            files=files,
+            from_s=from_s,
+            to_s=to_s,
+            extra=extra,
         )
 
     @cached_property
