@@ -43,7 +43,7 @@ class PlanningPolicy(Protocol):
 class Pacing:
     """How often the policy looks, and when a subtask is over; counts are control steps."""
 
-    replan_steps: int = 5  # executed of each chunk before the next inference
+    replan_steps: int = 3  # executed of each chunk before the next inference
     confirm_steps: int = 2  # the same while a "done" waits for agreement, so that it is confirmed soon
     k: int = 2  # agreeing predictions in a row that declare a subtask done
     threshold: float = 0.5  # of the done probability
