@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.model.tiny import PROMPTS, observation, tiny_policy
+from tests.model.tiny import tiny_policy
 from vla.model.grounding import WordGrounding, named_token, waves
 from vla.model.losses import grounding_loss
 
@@ -49,35 +49,6 @@ def test_where_nothing_is_asked_there_is_no_loss():
     log_probability = torch.randn(2, 3, 7).log_softmax(-1)
     nothing = grounding_loss(log_probability, torch.full((2, 1), -1), torch.full((2, 1, 4), torch.nan), (1, 6))
     assert nothing == 0
-
-
-def test_generating_word_by_word_is_the_same_as_reading_the_whole_sentence():
-    """The cache, the left padding and the word before the first one must not matter."""
-    policy = tiny_policy()
-    network, processor = policy.network, policy.processor
-    observations = [observation(0), observation(1)]
-    prompts = [PROMPTS[0], PROMPTS[2] + " " + PROMPTS[1]]  # of different length
-    images = processor.images(observations)
-    ids, mask = processor.prompts(prompts)
-    answer = network.generate(images, ids, mask, 6, eos=-1, pad=processor.pad_id)
-    zeros = torch.zeros(1, processor.codec.action_horizon, processor.codec.action_dim)
-    for row, prompt in enumerate(prompts):
-        sentence = processor.tokenize(prompt)
-        for step in range(6):
-            asked = torch.tensor([sentence])
-            outputs = network(
-                {name: image[row : row + 1] for name, image in images.items()},
-                ids[:1],
-                mask[:1],
-                torch.zeros(1, processor.codec.action_dim),
-                zeros,
-                torch.zeros(1, dtype=torch.long),
-                asked,
-                torch.ones_like(asked, dtype=torch.bool),
-            )
-            following = int(network.likeliest(outputs.question_hidden[:, -1]))
-            assert following == answer[row, step]
-            sentence.append(following)
 
 
 def test_a_place_is_chosen_when_all_places_together_are_likelier_than_any_word():
