@@ -72,7 +72,8 @@ class Expert:
     def perturb(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
         """Return the action float32[6] to execute instead, and whether it differs; `act` stays the label.
 
-        Disturbances last some steps: a small drift, now and then a push of some 2-4 cm, seldom a jaw that opens.
+        Disturbances last some steps: a small drift, now and then a push of some 2-4 cm, seldom a jaw that opens or one
+        that closes on nothing, which is what a missed grasp looks like.
         """
         if self.noise <= 0:
             return action, False
@@ -80,8 +81,8 @@ class Expert:
             self._draw_bias()
         self._bias_steps -= 1
         executed = action + self._bias
-        if self._bias[5] > 0:
-            executed[5] = arm.OPEN
+        if self._bias[5]:
+            executed[5] = arm.OPEN if self._bias[5] > 0 else 0.0
         executed = np.clip(executed, arm.POSITION_MIN, arm.POSITION_MAX).astype(np.float32)
         return executed, bool(np.abs(executed - action).max() > 1e-6)
 
@@ -92,7 +93,10 @@ class Expert:
         if kind < 0.03 * self.noise:
             self._bias[5] = 1.0
             self._bias_steps = 5
-        elif kind < 0.10 * self.noise:
+        elif kind < 0.09 * self.noise:
+            self._bias[5] = -1.0
+            self._bias_steps = int(rng.integers(3, 7))
+        elif kind < 0.16 * self.noise:
             direction = rng.normal(size=4)
             self._bias[:4] = 0.16 * direction / np.linalg.norm(direction)
             self._bias_steps = int(rng.integers(3, 6))

@@ -86,7 +86,7 @@ class World:
     def contacts(self) -> list[tuple[str, str]]:
         """Return what of the arm touches what else: sorted pairs of a finger or "arm" and an object or fixture."""
         pairs = set()
-        for geom_a, geom_b in self.data.contact.geom:
+        for geom_a, geom_b in self.data.contact.geom.tolist():
             a, b = self._owner[geom_a], self._owner[geom_b]
             a_is_arm, b_is_arm = a in (*FINGERS, "arm"), b in (*FINGERS, "arm")
             if a_is_arm != b_is_arm:

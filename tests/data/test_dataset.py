@@ -1,6 +1,7 @@
 """The reader: random access to frames and windows, clear refusals; the cache of decoded frames agrees with it."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -114,10 +115,19 @@ def test_cache_holds_the_resized_frames(dataset, tmp_path, monkeypatch):
     front = [cv2.resize(image, (24, 16), interpolation=cv2.INTER_AREA) for image in dataset.frames("front", indices)]
     np.testing.assert_array_equal(cache["front"], np.stack(front))
     np.testing.assert_array_equal(cache["wrist"], dataset.frames("wrist", indices))
+    some = np.array([3, 0, len(dataset) - 1, 3])
+    np.testing.assert_array_equal(cache.gather("front", some), np.stack(front)[some])
     with pytest.raises(ValueError, match="read-only"):
         cache["front"][0] = 0
     with pytest.raises(KeyError, match="'top' is not in this cache"):
         cache["top"]
+
+
+def test_frames_of_a_file_that_was_cut_are_refused(dataset, tmp_path):
+    cache = FrameCache(dataset, cameras={"wrist": (16, 16)}, folder=tmp_path, workers=1)
+    os.truncate(cache["wrist"].filename, 16 * 16 * 3 * 2)
+    with pytest.raises(OSError, match=r"ends before frame 5: delete it"):
+        cache.gather("wrist", np.array([5]))
 
 
 def test_complete_cache_is_used_again(dataset, tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """What a training batch holds: the right targets for the right words, and questions with their answers."""
 
+import copy
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import torch
 
 from vla.data.framecache import FrameCache
 from vla.model.processor import Processor
-from vla.model.prompts import ALL_FINISHED
+from vla.model.prompts import ALL_FINISHED, JOINS
 from vla.model.vocabulary import build_tokenizer
 from vla.train.batches import Batches, Labels
 from vla.types import Embodiment
@@ -26,7 +29,7 @@ def batches(demonstrations, labels, tmp_path_factory):
     embodiment = Embodiment.from_dict(demonstrations.info["vla"]["embodiment"])
     processor = Processor(embodiment, CAMERAS, labels.fit_codec(16), build_tokenizer(labels.texts()), 80)
     frames = FrameCache(demonstrations, CAMERAS, tmp_path_factory.mktemp("frames"), workers=1)
-    return Batches(labels, frames.arrays, processor, batch_size=16, seed=3, max_given_steps=4, given_share=0.5)
+    return Batches(labels, frames, processor, batch_size=16, seed=3, max_given_steps=4, given_share=0.5)
 
 
 def test_subtasks_follow_each_other_as_the_instruction_says(demonstrations, labels):
@@ -92,6 +95,34 @@ def test_plans_name_the_next_subtask_and_end_with_done(labels, batches):
     for index in np.flatnonzero(labels.subtask_number == 0)[:20]:
         if not labels.done[index]:
             assert batches._plan(int(index), rng)["answer"] == labels.plans[labels.plan_of[index]][0]
+
+
+SAID = [("lift the red cube", "pick up the red cube"), ("pick up the red cube", "pick up the red cube")]
+SAID += [("shut the drawer", "close the drawer"), ("hit the button", "press the button")]
+
+
+def test_made_up_plans_name_the_step_that_follows_the_finished_one(batches):
+    rng, steps, finished = np.random.default_rng(0), set(), set()
+    batches, subtask_of = copy.copy(batches), dict(SAID)
+    batches.said = SAID
+    for _ in range(200):
+        plan = batches._made_up_plan(rng)
+        instruction, after, _ = plan["question"].split(" : ")
+        said = re.split("|".join(JOINS), instruction)
+        order = [subtask_of[text] for text in said] + [ALL_FINISHED]
+        before = after.removeprefix("after ")
+        assert plan["answer"] == order[0 if before == "nothing" else order.index(before) + 1]
+        steps.add(len(said))
+        finished.add(plan["answer"] == ALL_FINISHED)
+    assert steps >= {1, 2, 3} and finished == {True, False}
+
+
+def test_a_made_up_plan_has_no_more_steps_than_the_model_reads(batches):
+    short = copy.copy(batches)
+    short.said = SAID
+    short.processor = dataclasses.replace(batches.processor, max_text_tokens=24)
+    rng = np.random.default_rng(0)
+    assert all(len(short.processor.tokenize(short._made_up_plan(rng)["question"])) <= 24 for _ in range(100))
 
 
 def test_stored_questions_are_read(labels):

@@ -1,5 +1,6 @@
 """`vla train` learns, resumes exactly after a kill, refuses what it cannot do, and leaves a checkpoint that acts."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,8 +15,11 @@ import torch
 from tests.model.tiny import tiny_config, tiny_policy
 from tests.train.conftest import SMALL
 from vla.model import checkpoint
+from vla.model.network import Network
+from vla.model.vocabulary import build_tokenizer
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
 from vla.train.snapshot import load_snapshot, save_snapshot
+from vla.train.train import _start_from
 from vla.types import Observation
 
 
@@ -122,10 +126,23 @@ def test_a_run_starts_from_the_weights_of_a_checkpoint(trained, demonstrations, 
     torch.testing.assert_close(mine, theirs)
 
 
-def test_a_start_from_a_checkpoint_of_other_words_or_ranges_is_refused(demonstrations, tmp_path):
-    policy = tiny_policy()
+def test_a_start_from_a_checkpoint_of_other_words_keeps_those_that_both_know(demonstrations, tmp_path):
+    source = tiny_policy()
     checkpoint.save(
-        tmp_path / "other", tiny_config(policy.processor.tokenizer), policy.network.state_dict(), policy.processor, {}
+        tmp_path / "other", tiny_config(source.processor.tokenizer), source.network.state_dict(), source.processor, {}
     )
-    refused = train(demonstrations, tmp_path / "run", f"init={tmp_path / 'other'}", "steps=1")
-    assert refused.returncode != 0 and "has other action ranges" in refused.stderr and "without init=" in refused.stderr
+    network, processor = _fresh_network(source.processor, ["pick up the red teapot", "a cube"])
+    before = network.embedding.weight.detach().clone()
+    _start_from(tmp_path / "other", network, processor)
+    mine, theirs = processor.tokenizer.get_vocab(), source.processor.tokenizer.get_vocab()
+    assert mine["red"] != theirs["red"] and "teapot" not in theirs
+    for word in ("red", "cube", "<act000>", "<loc1023>"):
+        assert torch.equal(network.embedding.weight[mine[word]], source.network.embedding.weight[theirs[word]])
+    assert torch.equal(network.embedding.weight[mine["teapot"]], before[mine["teapot"]])
+    assert torch.equal(network.head.placeholders, source.network.head.placeholders)
+
+
+def _fresh_network(like, texts):
+    tokenizer = build_tokenizer(texts)
+    torch.manual_seed(5)
+    return Network(**tiny_config(tokenizer)), dataclasses.replace(like, tokenizer=tokenizer)

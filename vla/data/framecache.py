@@ -20,6 +20,8 @@ PART_FRAMES = 4000  # frames that one job decodes: large against a seek, small a
 class FrameCache:
     """`cache[camera]` is a read-only uint8[N, H, W, 3] memory map over all frames of `dataset`, in its order.
 
+    `gather` copies some of them without stopping other threads, which a page fault in a memory map would do.
+
     `cameras` maps camera names to (height, width) in pixels. A complete cache of the same frames in `folder` is used
     again; one that was interrupted goes on where it stopped.
     """
@@ -31,18 +33,32 @@ class FrameCache:
         folder: Path | str,
         workers: int | None = None,
     ) -> None:
-        self.arrays = {
+        self.arrays: dict[str, np.memmap] = {
             camera: _fill(dataset, camera, (size[0], size[1]), Path(folder), workers or os.cpu_count() or 1)
             for camera, size in cameras.items()
         }
+        self._files = {camera: _open_for_random_reads(array) for camera, array in self.arrays.items()}
 
-    def __getitem__(self, camera: str) -> np.ndarray:
+    def gather(self, camera: str, index: np.ndarray) -> np.ndarray:
+        """Copy the frames of a camera at index int[B] -> uint8[B, H, W, 3]; raises OSError where the file is cut."""
+        array, file = self[camera], self._files[camera]
+        images = np.empty((len(index), *array.shape[1:]), np.uint8)
+        for image, number in zip(images, index.tolist(), strict=True):
+            if os.preadv(file, [image], array.offset + number * image.nbytes) != image.nbytes:
+                raise OSError(5, f"{array.filename} ends before frame {number}: delete it, it is decoded again")
+        return images
+
+    def __del__(self) -> None:
+        for file in self.__dict__.pop("_files", {}).values():
+            os.close(file)
+
+    def __getitem__(self, camera: str) -> np.memmap:
         if camera not in self.arrays:
             raise KeyError(f"camera {camera!r} is not in this cache; it has {sorted(self.arrays)}")
         return self.arrays[camera]
 
 
-def _fill(dataset: EpisodeDataset, camera: str, size: tuple[int, int], folder: Path, workers: int) -> np.ndarray:
+def _fill(dataset: EpisodeDataset, camera: str, size: tuple[int, int], folder: Path, workers: int) -> np.memmap:
     """Decode what is missing of one camera and return its memory map."""
     height, width = size
     shape = (len(dataset), height, width, 3)
@@ -64,6 +80,13 @@ def _fill(dataset: EpisodeDataset, camera: str, size: tuple[int, int], folder: P
     if frames.shape != shape:
         raise ValueError(f"{path} has shape {frames.shape}, expected {shape}: delete it")
     return frames
+
+
+def _open_for_random_reads(array: np.memmap) -> int:
+    file = os.open(str(array.filename), os.O_RDONLY)
+    if hasattr(os, "posix_fadvise"):  # reading ahead would push other frames out of the page cache
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+    return file
 
 
 def _reserve(path: Path, shape: tuple[int, ...]) -> None:

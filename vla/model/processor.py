@@ -116,9 +116,7 @@ class Processor:
 def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False, multiple: int = 4) -> tuple[Tensor, Tensor]:
     """Lists of ids to int[B, L] and the mask bool[B, L] of what is real, L a multiple of `multiple`."""
     length = -(-max(1, max(map(len, rows))) // multiple) * multiple
-    ids, mask = torch.full((len(rows), length), value), torch.zeros(len(rows), length, dtype=torch.bool)
-    for row, tokens in enumerate(rows):
-        where = slice(length - len(tokens), length) if left else slice(0, len(tokens))
-        ids[row, where] = torch.as_tensor(tokens, dtype=torch.long)
-        mask[row, where] = True
-    return ids, mask
+    gaps = [length - len(row) for row in rows]
+    full = [[value] * gap + [*row] if left else [*row] + [value] * gap for row, gap in zip(rows, gaps, strict=True)]
+    place, gap = torch.arange(length), torch.tensor(gaps)[:, None]
+    return torch.tensor(full), place >= gap if left else place < length - gap

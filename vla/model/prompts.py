@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+JOINS = (", then ", " and then ", ", after that ")  # between the steps of an instruction
 ALL_FINISHED = "done"  # the planner's answer when nothing remains
 
 

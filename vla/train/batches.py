@@ -8,7 +8,6 @@ N frames of the dataset, B batch, T action horizon, A action dimension.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -18,12 +17,16 @@ import torch
 from torch import Tensor
 
 from vla.data.dataset import EpisodeDataset
+from vla.data.framecache import FrameCache
 from vla.model.actions import ActionCodec
 from vla.model.processor import Processor, pad
-from vla.model.prompts import ALL_FINISHED, plan_prompt
+from vla.model.prompts import ALL_FINISHED, JOINS, plan_prompt
 from vla.model.vocabulary import LOCATIONS, read_box
 
-WORDY_SHARE = 0.1  # of the batches that are not `whole`
+WORDY_SHARE = 0.15  # of the batches that are not `whole`
+PLAN_SHARE = 0.7  # of the questions in `wordy` batches, captions for the rest
+MADE_UP_SHARE = 0.7  # of the plans: joined from instructions of single steps, so that none is learnt by heart
+MOST_STEPS = 5  # of such an instruction
 TYPES = {"short": {"point": 0.5, "yesno": 0.3, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
 
 
@@ -122,7 +125,7 @@ class Labels:
         asked = {
             text for row in set(self.vqa) for item in json.loads(row) for text in (item["question"], item["answer"])
         }
-        return sorted({*self.task, *self.subtask, *asked, plan_prompt("", []), ALL_FINISHED})
+        return sorted({*self.task, *self.subtask, *asked, *JOINS, plan_prompt("", []), ALL_FINISHED})
 
     def window(self, index: np.ndarray, horizon: int) -> np.ndarray:
         """Absolute targets float32[B, T, A] from each frame on, the last one of the episode repeated."""
@@ -150,7 +153,7 @@ class Batches:
     def __init__(
         self,
         labels: Labels,
-        frames: Mapping[str, np.ndarray],
+        frames: FrameCache,
         processor: Processor,
         batch_size: int,
         seed: int,
@@ -160,9 +163,8 @@ class Batches:
     ) -> None:
         """Prepare.
 
-        still_weight: how often a frame is used after which nothing moves, against one of motion.
-        frames: uint8[N, H, W, 3] of each camera; max_given_steps: d_max, the most leading steps that are shown, in
-        `given_share` of the samples.
+        max_given_steps: d_max, the most leading steps that are shown, in `given_share` of the samples; still_weight:
+        how often a frame is used after which nothing moves, against one of motion.
         """
         self.labels, self.frames, self.processor = labels, frames, processor
         self.tokenize = lru_cache(maxsize=1 << 16)(processor.tokenize)  # most texts come again and again
@@ -170,6 +172,8 @@ class Batches:
         self.max_given_steps, self.given_share = max_given_steps, given_share
         steps = np.array([len(plan) for plan in labels.plans])[labels.plan_of]
         self.long = np.flatnonzero(steps > 1)
+        single = np.flatnonzero(steps == 1)
+        self.said = sorted({(labels.task[i], labels.subtask[i]) for i in single})  # the operator's words, the subtask
         # A long-horizon frame is used with its subtask half of the time and with the whole instruction otherwise.
         weight = np.where(steps > 1, 0.5, 1.0) * np.where(labels.still(), still_weight, 1.0)
         self.short_cumulative = np.cumsum(weight) / weight.sum()
@@ -194,7 +198,7 @@ class Batches:
         named_ids, named_at, named_box = self._named(index)
         return Batch(
             kind=kind,
-            images={name: torch.from_numpy(frames[index]) for name, frames in self.frames.items()},
+            images={name: torch.from_numpy(self.frames.gather(name, index)) for name in self.frames.arrays},
             text_ids=text_ids,
             text_mask=text_mask,
             state=torch.from_numpy(labels.state[index]),
@@ -239,8 +243,9 @@ class Batches:
 
     def _question(self, index: int, kind: str, rng: np.random.Generator) -> dict[str, str] | None:
         """One question with answer and type about a frame, or None where none fits."""
-        if kind == "whole" or (kind == "wordy" and rng.random() < 0.5):
-            return self._plan(index, rng)
+        if kind == "whole" or (kind == "wordy" and rng.random() < PLAN_SHARE):
+            made_up = self.said and rng.random() < MADE_UP_SHARE
+            return self._made_up_plan(rng) if made_up else self._plan(index, rng)
         items = json.loads(self.labels.vqa[index])
         shares = TYPES[kind]
         weights = np.array([shares.get(item["type"], 0.0) for item in items])
@@ -255,6 +260,23 @@ class Batches:
         due = number + (1 if labels.done[index] and rng.random() < 0.7 else 0)
         answer = plan[due] if due < len(plan) else ALL_FINISHED
         return {"question": plan_prompt(labels.task[index], plan[:due]), "answer": answer, "type": "plan"}
+
+    def _made_up_plan(self, rng: np.random.Generator) -> dict[str, str]:
+        """Join instructions of single-step episodes to a long one, and ask what comes after any of its steps."""
+        drawn = [self.said[i] for i in rng.integers(len(self.said), size=rng.integers(1, MOST_STEPS + 1))]
+        steps = list({subtask: text for text, subtask in drawn}.items())  # nothing is asked for twice
+        joins = [JOINS[i] for i in rng.integers(len(JOINS), size=len(steps))]
+        while True:
+            instruction = steps[0][1] + "".join(join + text for join, (_, text) in zip(joins, steps[1:], strict=False))
+            plan = [subtask for subtask, _ in steps]
+            due = int(rng.integers(len(plan) + 1))
+            question = plan_prompt(instruction, plan[:due])
+            if len(steps) == 1 or self._fits(question):
+                return {"question": question, "answer": [*plan, ALL_FINISHED][due], "type": "plan"}
+            steps.pop()
+
+    def _fits(self, text: str) -> bool:
+        return len(self.processor.tokenizer.tokenize(text)) <= self.processor.max_text_tokens
 
     def _pack(self, questions: list[dict[str, str] | None]) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids, mask and labels [B, Q]; only answers and their end have labels."""

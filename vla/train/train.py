@@ -96,7 +96,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     done = load_snapshot(out, network, average, optimizer) or {"step": 0, "seconds": 0.0, "loss": None}
     batches = Batches(
         labels,
-        frames.arrays,
+        frames,
         processor,
         batch_size,
         seed,
@@ -190,13 +190,20 @@ def _demonstrations(config: dict[str, Any], out: Path) -> Path:
 
 
 def _start_from(folder: Path, network: Network, processor: Processor) -> None:
-    """Take over the weights of a checkpoint that speaks the same words and the same action bins."""
+    """Take over the weights of a checkpoint: words by their spelling, words that it does not know stay at random."""
     other = checkpoint.load(folder)
+    weights, fresh = other.network.state_dict(), network.state_dict()
+    known, wanted = other.processor.tokenizer.get_vocab(), processor.tokenizer.get_vocab()
+    if known != wanted:
+        shared = [word for word in wanted if word in known]
+        old, new = (torch.tensor([ids[word] for word in shared]) for ids in (known, wanted))
+        for name, tensor in weights.items():
+            if tensor.shape[0:1] == (len(known),):
+                weights[name] = fresh[name].cpu().index_copy(0, new, tensor[old].to(fresh[name].dtype))
+        print(f"{folder} knows {len(shared)} of {len(wanted)} tokens, the others start at random")
     if other.processor.codec.to_dict() != processor.codec.to_dict():
-        raise ValueError(f"{folder} has other action ranges than this dataset: train from scratch, without init=")
-    if other.processor.tokenizer.get_vocab() != processor.tokenizer.get_vocab():
-        raise ValueError(f"{folder} knows other words than this dataset: train from scratch, without init=")
-    checkpoint.load_weights(network, other.network.state_dict())
+        print(f"{folder} has other action ranges than this dataset: its bins are fitted to the new ones in training")
+    checkpoint.load_weights(network, weights)
 
 
 def _keep_settings(out: Path, config: dict[str, Any]) -> None:
