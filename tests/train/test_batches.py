@@ -102,19 +102,21 @@ SAID += [("shut the drawer", "close the drawer"), ("hit the button", "press the 
 
 
 def test_made_up_plans_name_the_step_that_follows_the_finished_one(batches):
-    rng, steps, finished = np.random.default_rng(0), set(), set()
+    rng, steps, finished, failures = np.random.default_rng(0), set(), set(), 0
     batches, subtask_of = copy.copy(batches), dict(SAID)
     batches.said = SAID
     for _ in range(200):
         plan = batches._made_up_plan(rng)
-        instruction, after, _ = plan["question"].split(" : ")
+        instruction, after, *lesson, _ = plan["question"].split(" : ")
         said = re.split("|".join(JOINS), instruction)
         order = [subtask_of[text] for text in said] + [ALL_FINISHED]
         before = after.removeprefix("after ")
         assert plan["answer"] == order[0 if before == "nothing" else order.index(before) + 1]
+        assert lesson in ([], [f"failed {plan['answer']}"])
+        failures += bool(lesson)
         steps.add(len(said))
         finished.add(plan["answer"] == ALL_FINISHED)
-    assert steps >= {1, 2, 3} and finished == {True, False}
+    assert steps >= {1, 2, 3} and finished == {True, False} and 5 < failures < 60
 
 
 def test_a_made_up_plan_has_no_more_steps_than_the_model_reads(batches):

@@ -6,6 +6,10 @@ JOINS = (", then ", " and then ", ", after that ")  # between the steps of an in
 ALL_FINISHED = "done"  # the planner's answer when nothing remains
 
 
-def plan_prompt(instruction: str, finished: Sequence[str]) -> str:
-    """Ask for the next subtask of an instruction, given the subtasks that are finished, oldest first."""
-    return f"{instruction} : after {finished[-1] if finished else 'nothing'} : next"
+def plan_prompt(instruction: str, finished: Sequence[str], failed: str = "") -> str:
+    """Ask for the next subtask of an instruction.
+
+    finished: the subtasks that are done, oldest first; failed: one that was just tried in vain.
+    """
+    lesson = f" : failed {failed}" if failed else ""
+    return f"{instruction} : after {finished[-1] if finished else 'nothing'}{lesson} : next"

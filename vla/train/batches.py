@@ -27,6 +27,7 @@ WORDY_SHARE = 0.15  # of the batches that are not `whole`
 PLAN_SHARE = 0.7  # of the questions in `wordy` batches, captions for the rest
 MADE_UP_SHARE = 0.7  # of the plans: joined from instructions of single steps, so that none is learnt by heart
 MOST_STEPS = 5  # of such an instruction
+FAILED_SHARE = 0.15  # of the plans: the step that is due was tried in vain, and is to be tried again
 TYPES = {"short": {"point": 0.5, "yesno": 0.3, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
 
 
@@ -125,7 +126,7 @@ class Labels:
         asked = {
             text for row in set(self.vqa) for item in json.loads(row) for text in (item["question"], item["answer"])
         }
-        return sorted({*self.task, *self.subtask, *asked, *JOINS, plan_prompt("", []), ALL_FINISHED})
+        return sorted({*self.task, *self.subtask, *asked, *JOINS, plan_prompt("", [], "failed"), ALL_FINISHED})
 
     def window(self, index: np.ndarray, horizon: int) -> np.ndarray:
         """Absolute targets float32[B, T, A] from each frame on, the last one of the episode repeated."""
@@ -270,7 +271,8 @@ class Batches:
             instruction = steps[0][1] + "".join(join + text for join, (_, text) in zip(joins, steps[1:], strict=False))
             plan = [subtask for subtask, _ in steps]
             due = int(rng.integers(len(plan) + 1))
-            question = plan_prompt(instruction, plan[:due])
+            failed = plan[due] if due < len(plan) and rng.random() < FAILED_SHARE else ""
+            question = plan_prompt(instruction, plan[:due], failed)
             if len(steps) == 1 or self._fits(question):
                 return {"question": question, "answer": [*plan, ALL_FINISHED][due], "type": "plan"}
             steps.pop()
