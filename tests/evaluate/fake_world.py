@@ -7,9 +7,11 @@ from typing import ClassVar
 import gymnasium
 import numpy as np
 
+from vla.control.grammar import Grammar
 from vla.types import ActionChunk, Camera, Embodiment, Observation
 
 PLACES = {"red": 0.5, "blue": -0.5, "green": 0.9}
+GRAMMAR = Grammar({"go": {"say": "go {place}"}}, {"place": [list(PLACES)]}, things=["place"])
 HOLD_STEPS = 3
 SHOW_DONE_STEPS = 3
 EMBODIMENT = Embodiment(
@@ -145,7 +147,7 @@ class WordPolicy:
     def generate(self, observations, prompts, max_tokens=24):
         return ["<box 100 100 300 250>" if prompt.startswith("point") else "yes" for prompt in prompts]
 
-    def next_subtask(self, observations, finished):
+    def next_subtask(self, observations, finished, failed=()):
         plans = []
         for observation, past in zip(observations, finished, strict=True):
             left = [clause for clause in observation.instruction.split(", then ") if clause not in past]

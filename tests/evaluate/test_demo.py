@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fake_world import WordPolicy
+from fake_world import GRAMMAR, WordPolicy
 
 from vla.evaluate import demo
 from vla.evaluate.episodes import Case, Episode
@@ -19,6 +19,7 @@ SETTINGS = {
     "questions_asked": 3,
     "view": False,
     "pacing": {},
+    "grammar": GRAMMAR,
 }
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
-from fake_world import WordPolicy
+from fake_world import GRAMMAR, WordPolicy
 
+from vla.control.hierarchy import Pacing
 from vla.evaluate.controls import BLANK_CAMERA, BLANK_INSTRUCTION, PLAIN, SWAPPED
 from vla.evaluate.episodes import Case
-from vla.evaluate.pilot import Pacing
 from vla.evaluate.rollout import run
 from vla.evaluate.workers import WorkerCrash, Workers, World
 
@@ -22,7 +22,14 @@ def workers():
 
 def fly(workers, cases, policy=None):
     episodes = []
-    run(cases, policy=policy or WordPolicy(), workers=workers, pacing=PACING, on_episode=episodes.append)
+    run(
+        cases,
+        policy=policy or WordPolicy(),
+        workers=workers,
+        pacing=PACING,
+        grammar=GRAMMAR,
+        on_episode=episodes.append,
+    )
     return sorted(episodes, key=lambda episode: episode.case.seed)
 
 

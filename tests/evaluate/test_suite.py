@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from fake_world import EMBODIMENT, WordPolicy
+from fake_world import EMBODIMENT, GRAMMAR, WordPolicy
 
+from vla.control.hierarchy import Pacing
 from vla.evaluate import suite, summary
-from vla.evaluate.pilot import Pacing
 from vla.evaluate.report import console_table, write_report
 from vla.evaluate.workers import Workers
 from vla.result import write_result
@@ -34,6 +34,7 @@ def flown(tmp_path_factory):
             policy=WordPolicy(),
             workers=workers,
             pacing=Pacing(replan_steps=4, linger_steps=5),
+            grammar=GRAMMAR,
             record=out / "episodes.jsonl",
             gallery=gallery,
             label="eval",

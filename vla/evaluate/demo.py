@@ -10,12 +10,15 @@ import hydra
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from vla.control.grammar import Grammar
+from vla.control.hierarchy import Pacing
 from vla.evaluate import questions
 from vla.evaluate.episodes import Case, Episode
 from vla.evaluate.live import Lines
-from vla.evaluate.pilot import Pacing, PlanningPolicy
+from vla.evaluate.pilot import PlanningPolicy
 from vla.evaluate.rollout import run
 from vla.evaluate.showcase import Refusal, make_card, verdict, write_page
 from vla.evaluate.suite import world_of
@@ -35,7 +38,8 @@ def main(config: DictConfig) -> None:
     settings["checkpoint"] = settings["checkpoint"] or str(DEFAULT)
     torch.set_num_threads(settings.pop("threads"))
     policy = load(settings["checkpoint"], device=settings.pop("device"))
-    result = show(policy, **{**settings, "out": out})
+    del settings["skills"]
+    result = show(policy, **{**settings, "out": out, "grammar": instantiate(config.skills)})
     write_result(out, **result)
     print(f"\nvideo   {result['video'] or 'none, since nothing moved'}\nreport  {result['report']}")
 
@@ -54,6 +58,7 @@ def show(
     questions_asked: int,
     view: bool,
     pacing: Mapping[str, Any],
+    grammar: Grammar,
 ) -> dict[str, Any]:
     """Run the demo and return what result.json documents; `instruction` is the user's own and comes first."""
     started_s = time.monotonic()
@@ -81,7 +86,7 @@ def show(
         with Workers(1 if view else workers) as pool:
             refusal = impossible(pool, cases[0], instructions) if own else None
             if refusal is None:
-                episodes = fly(cases, policy=policy, workers=pool, pacing=Pacing(**pacing))
+                episodes = fly(cases, policy=policy, workers=pool, pacing=Pacing(**pacing), grammar=grammar)
     if refusal is not None:
         print(f"  “{refusal.instruction}” is not carried out. {refusal.reason}")
         print("  The arm did not move. Try for example: " + "; ".join(f"“{text}”" for text in refusal.examples))
@@ -113,7 +118,9 @@ def impossible(pool: Workers, case: Case, examples: Sequence[str]) -> Refusal | 
     return None
 
 
-def fly(cases: Sequence[Case], *, policy: PlanningPolicy, workers: Workers, pacing: Pacing) -> list[Episode]:
+def fly(
+    cases: Sequence[Case], *, policy: PlanningPolicy, workers: Workers, pacing: Pacing, grammar: Grammar
+) -> list[Episode]:
     """Run the cases with a live line each; return their episodes in the same order."""
     episodes: list[Episode] = []
     with Lines() as lines:
@@ -122,7 +129,15 @@ def fly(cases: Sequence[Case], *, policy: PlanningPolicy, workers: Workers, paci
             lines.close(episode, verdict(episode))
             episodes.append(episode)
 
-        run(cases, policy=policy, workers=workers, pacing=pacing, on_episode=landed, on_step=lines.update)
+        run(
+            cases,
+            policy=policy,
+            workers=workers,
+            pacing=pacing,
+            grammar=grammar,
+            on_episode=landed,
+            on_step=lines.update,
+        )
     return sorted(episodes, key=lambda episode: episode.case.seed)
 
 

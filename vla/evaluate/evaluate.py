@@ -8,10 +8,11 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from vla.control.hierarchy import Pacing
 from vla.evaluate import suite, summary
-from vla.evaluate.pilot import Pacing
 from vla.evaluate.report import console_table, write_report
 from vla.evaluate.rollout import single_latencies_s
 from vla.evaluate.workers import Workers
@@ -28,7 +29,7 @@ def main(config: DictConfig) -> None:
     out = Path(HydraConfig.get().runtime.output_dir)
     settings: Any = OmegaConf.to_container(config, resolve=True)
     settings["checkpoint"] = settings["checkpoint"] or str(DEFAULT)
-    pacing = Pacing(**settings["pacing"])
+    pacing, grammar = Pacing(**settings["pacing"]), instantiate(config.skills)
     torch.set_num_threads(settings["threads"])
     policy = load(settings["checkpoint"], device=settings["device"])
     other = load(settings["against"], device=settings["device"]) if settings["against"] else None
@@ -66,7 +67,7 @@ def main(config: DictConfig) -> None:
     gallery = suite.Gallery(out / "videos", body, each=settings["videos"])
     started_s = time.monotonic()
     with Workers(settings["workers"]) as workers:
-        flight = {"workers": workers, "pacing": pacing, "record": record, "gallery": gallery}
+        flight = {"workers": workers, "pacing": pacing, "grammar": grammar, "record": record, "gallery": gallery}
         cases = [*single, *long, *held_out, *controls]
         episodes = suite.fly(cases, policy=policy, label="eval", **flight)
         log.info("timing single chunks")

@@ -1,4 +1,4 @@
-"""What the policy's side remembers during one episode: the subtask, what is finished, when to look again."""
+"""What the policy's side remembers during one episode: the subtasks, what it said, when to look again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from vla.evaluate.completion import Completion
+from vla.control.completion import Completion
+from vla.control.hierarchy import Hierarchy, Pacing
 from vla.types import ActionChunk, Embodiment, Observation
 
 
@@ -26,7 +27,9 @@ class PlanningPolicy(Protocol):
         """Answer one text prompt about each observation."""
         ...
 
-    def next_subtask(self, observations: Sequence[Observation], finished: Sequence[Sequence[str]]) -> list[str]:
+    def next_subtask(
+        self, observations: Sequence[Observation], finished: Sequence[Sequence[str]], failed: Sequence[str] = ()
+    ) -> list[str]:
         """Say what to do next for each observation's instruction, or "done"."""
         ...
 
@@ -37,19 +40,6 @@ class PlanningPolicy(Protocol):
     def check(self, embodiment: Embodiment) -> None:
         """Refuse a body that the policy was not trained for."""
         ...
-
-
-@dataclass(frozen=True)
-class Pacing:
-    """How often the policy looks, and when a subtask is over; counts are control steps."""
-
-    replan_steps: int = 3  # executed of each chunk before the next inference
-    confirm_steps: int = 2  # the same while a "done" waits for agreement, so that it is confirmed soon
-    k: int = 2  # agreeing predictions in a row that declare a subtask done
-    threshold: float = 0.5  # of the done probability
-    subtask_timeout_steps: int = 120  # then the planner is asked again
-    attempts: int = 3  # at a subtask, before giving up and holding still
-    linger_steps: int = 10  # recorded after success, or after the policy says that all is done
 
 
 @dataclass(frozen=True)
@@ -71,52 +61,53 @@ class Pilot:
     def __init__(self, *, instruction: str, stepping: bool, pacing: Pacing):
         """Give `instruction` to the controller as it is, or with `stepping` ask the planner for its subtasks."""
         self.instruction = instruction
-        self.stepping = stepping
         self.pacing = pacing
-        self.completion = Completion(k=pacing.k, threshold=pacing.threshold)
-        self.subtask = None if stepping else instruction
-        self.finished: list[str] = []
-        self.plans: list[tuple[int, str]] = []  # (step, subtask) as the planner said them
-        self.claims: list[tuple[int, str]] = []  # (step, subtask) declared done
-        self.ended: str | None = None  # "done" or "gave_up", said by the policy's side
-        self.started_step = 0
-        self.attempt = 1
+        self.hierarchy = Hierarchy(instruction, pacing) if stepping else None
         self.command: np.ndarray | None = None  # float32[A], the last one sent
+        self._completion = Completion(k=pacing.k, threshold=pacing.threshold)
+        self._claimed_step: int | None = None  # when the instruction as a whole was declared done
 
     @property
-    def wants_plan(self) -> bool:
-        """Whether the planner must speak before the controller can act."""
-        return self.subtask is None and self.ended is None
+    def subtask(self) -> str | None:
+        """What the controller is told now, None while it is told nothing."""
+        return self.hierarchy.subtask if self.hierarchy else self.instruction
 
-    def take_plan(self, text: str, step: int) -> None:
-        """Adopt what the planner said; the same subtask again after a timeout counts as another attempt."""
-        repeated = bool(self.plans) and self.plans[-1][1] == text and text not in self.finished[-1:]
-        self.attempt = self.attempt + 1 if repeated else 1
-        self.plans.append((step, text))
-        if text == "done":
-            self.ended = "done"
-        elif self.attempt > self.pacing.attempts:
-            self.ended = "gave_up"
-        else:
-            self.subtask, self.started_step = text, step
-            self.completion.reset()
+    @property
+    def ended(self) -> str | None:
+        """How the policy's side ended it: done, gave_up."""
+        return self.hierarchy.ended if self.hierarchy else None
+
+    @property
+    def plans(self) -> list[tuple[int, str]]:
+        """(step, subtask) as the planner said them."""
+        return self._noted("plan")
+
+    @property
+    def claims(self) -> list[tuple[int, str]]:
+        """(step, subtask) declared done."""
+        if self.hierarchy:
+            return self._noted("done")
+        return [] if self._claimed_step is None else [(self._claimed_step, self.instruction)]
+
+    def _noted(self, event: str) -> list[tuple[int, str]]:
+        notes = self.hierarchy.notes if self.hierarchy else []
+        return [(note.step, note.text) for note in notes if note.event == event]
 
     def take_chunk(self, chunk: ActionChunk, step: int) -> np.ndarray:
         """Return the actions float32[N, A] to execute now, and advance the subtask where it is complete."""
-        assert self.subtask is not None
         if not np.isfinite(chunk.actions).all():
             raise FloatingPointError(f"the policy's chunk at step {step} holds numbers that are not finite")
-        claimed = (self.stepping or chunk.done is not None) and self.completion.update(chunk.done)
-        steps = self.pacing.confirm_steps if claimed or self.completion.pending else self.pacing.replan_steps
+        if self.hierarchy:
+            completion = self.hierarchy.completion
+            claimed = self.hierarchy.take_prediction(chunk.done, step)
+        else:
+            completion = self._completion
+            claimed = chunk.done is not None and completion.update(chunk.done)
+            if claimed and self._claimed_step is None:
+                self._claimed_step = step
+        steps = self.pacing.confirm_steps if claimed or completion.pending else self.pacing.replan_steps
         actions = np.asarray(chunk.actions[:steps], dtype=np.float32)
         self.command = actions[-1]
-        if claimed and (self.stepping or not self.claims):
-            self.claims.append((step, self.subtask))
-        if self.stepping and claimed:
-            self.finished.append(self.subtask)
-            self.subtask = None
-        elif self.stepping and step - self.started_step >= self.pacing.subtask_timeout_steps:
-            self.subtask = None
         return actions
 
     def hold(self, state: np.ndarray) -> np.ndarray:

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from vla.control.grammar import Grammar
+from vla.control.hierarchy import Pacing
+from vla.control.planner import PolicyPlanner
+from vla.control.supervisor import Supervisor, Turn
 from vla.evaluate.episodes import Case, Episode, outcome
-from vla.evaluate.pilot import Pacing, Pilot, PlanningPolicy, Prediction
+from vla.evaluate.pilot import Pilot, PlanningPolicy, Prediction
 from vla.evaluate.workers import Moment, Worker, WorkerCrash, Workers, ready
 from vla.types import Embodiment, Observation
 
@@ -117,12 +121,17 @@ class Flight:
             )
         )
 
-    def plan(self, text: str) -> None:
-        """Adopt the planner's words and note whether they are what is due."""
+    def turn(self) -> Turn | None:
+        """What a supervisor needs to answer this episode's questions, None where there are none to ask."""
+        hierarchy = self.steered_by.hierarchy
+        return Turn(hierarchy, self.observation(hierarchy.instruction), self.episode.steps) if hierarchy else None
+
+    def judge_plans(self, said_before: int) -> None:
+        """Compare the planner's new words with what is truly due."""
         due = "done" if self.episode.success else self.info["subtask"]["text"]
-        # The environment shows a finished subtask for some steps more, while the planner may already be ahead.
-        self.episode.wrong_plans += text != due and not self.info["subtask"]["done"]
-        self.steered_by.take_plan(text, self.episode.steps)
+        for _, text in self.steered_by.plans[said_before:]:
+            # The environment shows a finished subtask for some steps more, while the planner may already be ahead.
+            self.episode.wrong_plans += text != due and not self.info["subtask"]["done"]
         if self.steered_by.ended and self.ended_step is None:
             self.ended_step = self.episode.steps
 
@@ -144,14 +153,12 @@ class Flight:
         return episode
 
 
-def _advance(flights: list[Flight], policy: PlanningPolicy) -> None:
+def _advance(flights: list[Flight], policy: PlanningPolicy, supervisor: Supervisor) -> None:
     """Plan, act and send the next actions for every flight that waits for them, in one batch each."""
-    planners = [flight for flight in flights if flight.steered_by.wants_plan]
-    if planners:
-        observations = [flight.observation(flight.steered_by.instruction) for flight in planners]
-        texts = policy.next_subtask(observations, [flight.steered_by.finished for flight in planners])
-        for flight, text in zip(planners, texts, strict=True):
-            flight.plan(text)
+    said = [len(flight.steered_by.plans) for flight in flights]
+    supervisor.serve([turn for flight in flights if (turn := flight.turn())])
+    for flight, before in zip(flights, said, strict=True):
+        flight.judge_plans(before)
     movers = [(flight, text) for flight in flights if (text := flight.steered_by.subtask) is not None]
     if movers:
         observations = [flight.observation(text) for flight, text in movers]
@@ -174,16 +181,18 @@ def run(
     policy: PlanningPolicy,
     workers: Workers,
     pacing: Pacing,
+    grammar: Grammar,
     on_episode: Callable[[Episode], None],
     on_step: Callable[[Episode], None] = lambda episode: None,
     keep: Callable[[Episode], bool] = lambda episode: True,
 ) -> None:
     """Run every case once, as many at a time as there are workers, and hand each finished episode over.
 
-    `keep` is asked after a recorded episode whether its frames are wanted.
+    `grammar` has the subtasks that plans may hold. `keep` is asked after a recorded episode if its frames are wanted.
 
     A crash of an environment ends its episode with the traceback in the record; errors of the policy are raised.
     """
+    supervisor = Supervisor(PolicyPlanner(policy), grammar, policy)
     control_dt_s = 1.0 / policy.embodiment.control_hz
     waiting, idle = deque(cases), list(workers.all)
     flying: dict[int, Flight] = {}
@@ -212,7 +221,7 @@ def run(
                 landed.append(flight)
                 on_step(episode)
         if landed:
-            _advance(landed, policy)
+            _advance(landed, policy, supervisor)
 
 
 def single_latencies_s(policy: PlanningPolicy, observation: Observation, *, repeats: int) -> list[float]:

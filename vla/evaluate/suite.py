@@ -9,10 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vla.control.grammar import Grammar
+from vla.control.hierarchy import Pacing
 from vla.evaluate import controls, questions, summary
 from vla.evaluate.controls import Control
 from vla.evaluate.episodes import Case, Episode
-from vla.evaluate.pilot import Pacing, PlanningPolicy
+from vla.evaluate.pilot import PlanningPolicy
 from vla.evaluate.rollout import run
 from vla.evaluate.videos import episode_frames, write_video
 from vla.evaluate.workers import Workers, World
@@ -117,6 +119,7 @@ def fly(
     policy: PlanningPolicy,
     workers: Workers,
     pacing: Pacing,
+    grammar: Grammar,
     record: Path,
     gallery: Gallery,
     label: str,
@@ -138,7 +141,15 @@ def fly(
             bar.set_postfix_str(f"{episode.case.group} {good}/{len(fine)} successes")
             bar.update()
 
-        run(cases, policy=policy, workers=workers, pacing=pacing, on_episode=landed, keep=gallery.wants)
+        run(
+            cases,
+            policy=policy,
+            workers=workers,
+            pacing=pacing,
+            grammar=grammar,
+            on_episode=landed,
+            keep=gallery.wants,
+        )
     order = {id(case): index for index, case in enumerate(cases)}
     return sorted(episodes, key=lambda episode: order[id(episode.case)])
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.evaluate.completion import Completion
+from vla.control.completion import Completion
 
 
 @given(st.lists(st.floats(0, 1), max_size=40), st.integers(1, 4))

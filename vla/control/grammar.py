@@ -1,0 +1,78 @@
+"""The closed grammar of skills: only its sentences ever reach the controller, whoever the planner is.
+
+A planner may be a small network, a large one behind an endpoint, or text that somebody else wrote into an image. What
+it says is data: it is matched against these sentences, and anything else is refused with a reason.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+
+class PlanRefusedError(ValueError):
+    """The planner asked for something that may not be carried out; the message says why."""
+
+
+@dataclass(frozen=True)
+class Skill:
+    """One thing that the controller is able to do."""
+
+    text: str  # the words that the controller gets
+    name: str  # key in the grammar
+    things: tuple[str, ...] = ()  # named in the text; they must be in sight
+    check: str = ""  # question about a frame whose "yes" says that it is accomplished, where there is one
+
+
+class Grammar:
+    """All sentences of a set of skills."""
+
+    def __init__(
+        self,
+        skills: Mapping[str, Mapping[str, str]],
+        slots: Mapping[str, Sequence[Sequence[str]]],
+        things: Sequence[str],
+    ) -> None:
+        """Spell every sentence out.
+
+        skills: name -> {say: sentence with {slots}, check: question with the same slots, if any}; slots: name ->
+        lists of words of which one each is said, as [[red, blue], [cube]]; things: those that name what must be seen.
+        """
+        values = {slot: [" ".join(words) for words in product(*lists)] for slot, lists in slots.items()}
+        self._skills: dict[str, Skill] = {}
+        for name, skill in skills.items():
+            names = re.findall(r"{(\w+)}", skill["say"])
+            unknown = sorted(set(re.findall(r"{(\w+)}", skill.get("check", "")) + names) - set(values))
+            if unknown:
+                raise ValueError(f"skill {name} has the slots {unknown}; possible: {', '.join(values)}")
+            for words in product(*(values[slot] for slot in names)):
+                filled = dict(zip(names, words, strict=True))
+                named = tuple(filled[slot] for slot in names if slot in things)
+                if len(set(named)) == len(named):  # nothing goes onto itself
+                    text = skill["say"].format(**filled)
+                    self._skills[text] = Skill(text, name, named, skill.get("check", "").format(**filled))
+        if not self._skills:
+            raise ValueError("a grammar needs at least one skill")
+
+    def parse(self, text: str) -> Skill:
+        """Return the skill that a sentence names; case, spaces and a final stop do not matter.
+
+        Raises PlanRefusedError naming the nearest sentence.
+        """
+        clean = " ".join(text.lower().split()).rstrip(".")
+        if clean not in self._skills:
+            nearest = difflib.get_close_matches(clean[:200], self._skills, n=1, cutoff=0.0)[0]
+            raise PlanRefusedError(f"{text[:200]!r} is not a skill; the nearest is {nearest!r}")
+        return self._skills[clean]
+
+    def __iter__(self):
+        return iter(self._skills.values())
+
+
+def admit(skill: Skill, sees: Callable[[str], bool]) -> Skill:
+    """Return the skill if all that it names is in sight, else raise PlanRefusedError."""
+    hidden = [thing for thing in skill.things if not sees(thing)]
+    if hidden:
+        raise PlanRefusedError(f"{skill.text!r} names what no camera sees: {', '.join(hidden)}")
+    return skill

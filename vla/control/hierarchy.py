@@ -1,0 +1,177 @@
+"""From one instruction to subtasks, one after the other: what to do now, when it is over, what to try again.
+
+The planner says what comes next; a subtask is over when the completion output says so k times and, where the skill has
+a question for it, the model's own answer agrees. What takes too long is tried again, then given up, and the arm holds.
+With `replan`, everything is looked at once more in the end, and what has come undone is done again.
+
+This is bookkeeping without clocks, models or threads: it says what it wants to know (`wants_plan`, `wants_checks`) and
+is told. Steps are control steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vla.control.completion import Completion
+from vla.control.grammar import Skill
+from vla.model.prompts import ALL_FINISHED
+
+SWITCHES = ("completion", "timer")
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """How often the policy looks, and when a subtask is over; counts are control steps."""
+
+    replan_steps: int = 3  # executed of each chunk before the next inference
+    confirm_steps: int = 2  # the same while a "done" waits for agreement, so that it is confirmed soon
+    k: int = 2  # agreeing predictions in a row that declare a subtask done
+    threshold: float = 0.5  # of the done probability
+    switch: str = "completion"  # or "timer": every subtask counts as done after `timer_steps`
+    timer_steps: int = 60
+    check: bool = True  # ask whether a subtask that was declared done is accomplished, where its skill has a question
+    replan: bool = False  # check everything in the end, and do again what has come undone
+    most_redone: int = 3  # subtasks done again in one run
+    subtask_timeout_steps: int = 120  # then the planner is asked again
+    attempts: int = 3  # at a subtask, before giving up and holding still
+    linger_steps: int = 10  # recorded after success, or after the policy says that all is done
+
+    def __post_init__(self) -> None:
+        if self.switch not in SWITCHES:
+            raise ValueError(f"switch is {self.switch!r}; possible: {', '.join(SWITCHES)}")
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing that happened, for logs and reports."""
+
+    step: int
+    event: str  # plan, refused, done, not_done, timeout, undone, finished, gave_up
+    text: str
+
+
+class Hierarchy:
+    """Steps through the subtasks of one instruction."""
+
+    def __init__(self, instruction: str, pacing: Pacing) -> None:
+        self.instruction = instruction
+        self.pacing = pacing
+        self.completion = Completion(k=pacing.k, threshold=pacing.threshold)
+        self.skill: Skill | None = None  # what the controller does now
+        self.finished: list[Skill] = []
+        self.failed = ""  # the lesson for the planner
+        self.refused = ""
+        self.ended: str | None = None  # "done" or "gave_up"
+        self.notes: list[Note] = []
+        self._attempt, self._tried = 0, ""
+        self._started_step = 0
+        self._claimed = False  # the present subtask was declared done, and the check is still out
+        self._reviewing = False  # all was said to be done, and is looked at once more
+        self._again: list[Skill] = []  # accomplished once, now to be done again before the planner is asked
+        self._redone = 0
+
+    @property
+    def subtask(self) -> str | None:
+        """The words that the controller gets now, None while there are none."""
+        return self.skill.text if self.skill else None
+
+    @property
+    def wants_plan(self) -> bool:
+        """Whether the planner must speak before the controller can act."""
+        return self.skill is None and self.ended is None and not self._reviewing
+
+    @property
+    def wants_checks(self) -> list[str]:
+        """The yes/no questions to answer about the present frame."""
+        if self._claimed and self.skill:
+            return [self.skill.check]
+        return [skill.check for skill in self.finished if skill.check] if self._reviewing else []
+
+    def take_plan(self, plan: Skill | None, step: int) -> None:
+        """Adopt the planner's next skill, None for "all is finished"; the same one again counts as another attempt."""
+        self.refused = ""
+        if plan is None:
+            self._note(step, "plan", ALL_FINISHED)
+            if self.pacing.replan and self._redone < self.pacing.most_redone and any(s.check for s in self.finished):
+                self._reviewing = True
+            else:
+                self._end("done", step)
+            return
+        self._note(step, "plan", plan.text)
+        self._begin(plan, step)
+
+    def take_refusal(self, reason: str, step: int) -> None:
+        """Note that the planner's words were not accepted; after as many as there are attempts, give up."""
+        self._note(step, "refused", reason)
+        self.refused = reason
+        self._count("")
+        if self._attempt > self.pacing.attempts:
+            self._end("gave_up", step)
+
+    def take_prediction(self, done: float | None, step: int) -> bool:
+        """Feed the completion output of one chunk; return whether the subtask was declared done by it."""
+        assert self.skill is not None
+        if self.pacing.switch == "timer":
+            claimed = step - self._started_step >= self.pacing.timer_steps
+        else:
+            claimed = self.completion.update(done)
+        if claimed and self.pacing.check and self.skill.check and self.pacing.switch == "completion":
+            self._claimed = True
+        elif claimed:
+            self._complete(step)
+        elif self.pacing.switch == "completion" and step - self._started_step >= self.pacing.subtask_timeout_steps:
+            self._note(step, "timeout", self.skill.text)
+            self.failed, self.skill = self.skill.text, None
+        return claimed
+
+    def take_checks(self, answers: Sequence[str], step: int) -> None:
+        """Take the answers to `wants_checks`, in its order."""
+        accomplished = [answer.strip() == "yes" for answer in answers]
+        if self._claimed:
+            assert self.skill is not None
+            self._claimed = False
+            if accomplished[0]:
+                self._complete(step)
+            else:
+                self._note(step, "not_done", self.skill.text)
+                self.completion.reset()
+            return
+        self._reviewing = False
+        checked = [skill for skill in self.finished if skill.check]
+        undone = [skill for skill, yes in zip(checked, accomplished, strict=True) if not yes]
+        if not undone:
+            self._end("done", step)
+            return
+        for skill in undone:
+            self._note(step, "undone", skill.text)
+        self._again, self._redone = undone[1:], self._redone + 1
+        self._begin(undone[0], step)
+
+    def _begin(self, skill: Skill, step: int) -> None:
+        """Start with a skill, or give up on it."""
+        self._count(skill.text)
+        if self._attempt > self.pacing.attempts:
+            self._end("gave_up", step)
+            return
+        self.skill, self._started_step, self._claimed = skill, step, False
+        self.completion.reset()
+
+    def _count(self, text: str) -> None:
+        self._attempt = self._attempt + 1 if text == self._tried else 1
+        self._tried = text
+
+    def _complete(self, step: int) -> None:
+        """Count the present subtask as accomplished."""
+        assert self.skill is not None
+        self._note(step, "done", self.skill.text)
+        if self.skill not in self.finished:
+            self.finished.append(self.skill)
+        self.failed, self._attempt, self._tried, self.skill = "", 0, "", None
+        if self._again:
+            self._begin(self._again.pop(0), step)
+
+    def _end(self, how: str, step: int) -> None:
+        self.skill, self.ended = None, how
+        self._note(step, "finished" if how == "done" else how, self.instruction)
+
+    def _note(self, step: int, event: str, text: str) -> None:
+        self.notes.append(Note(step, event, text))

@@ -1,0 +1,104 @@
+"""Answers what hierarchies want to know: the next subtask, if the grammar admits it, and if one is accomplished."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from vla.control.grammar import Grammar, PlanRefusedError, admit
+from vla.control.hierarchy import Hierarchy
+from vla.control.planner import Planner, PlannerError, PlanRequest
+from vla.model.prompts import ALL_FINISHED
+from vla.types import Observation
+
+ROUNDS = 4  # of questions before the arm moves on: a check may end a subtask, which asks for a plan
+CHECK_TOKENS, POINT_TOKENS = 4, 8
+
+
+class Eyes(Protocol):
+    """Answers questions about frames; every policy that generates text does."""
+
+    def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
+        """Answer one prompt about each observation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One hierarchy that may want to know something, and what is in front of it."""
+
+    hierarchy: Hierarchy
+    observation: Observation
+    step: int
+
+
+class Supervisor:
+    """Planner, grammar and eyes together; serves many hierarchies in one batch."""
+
+    def __init__(self, planner: Planner, grammar: Grammar, eyes: Eyes) -> None:
+        self.planner, self.grammar, self.eyes = planner, grammar, eyes
+
+    def serve(self, turns: Sequence[Turn]) -> None:
+        """Ask and answer until every hierarchy has something to do, has ended, or was refused."""
+        for _ in range(ROUNDS):
+            checks = [turn for turn in turns if turn.hierarchy.wants_checks]
+            plans = [turn for turn in turns if turn.hierarchy.wants_plan]
+            if not checks and not plans:
+                return
+            self._check(checks)
+            self._plan(plans)
+
+    def _check(self, turns: Sequence[Turn]) -> None:
+        asked = [(turn.observation, question) for turn in turns for question in turn.hierarchy.wants_checks]
+        answers = self._ask(asked, CHECK_TOKENS)
+        for turn in turns:
+            count = len(turn.hierarchy.wants_checks)
+            turn.hierarchy.take_checks(answers[:count], turn.step)
+            del answers[:count]
+
+    def _plan(self, turns: Sequence[Turn]) -> None:
+        if not turns:
+            return
+        try:
+            texts = self.planner.next_subtasks([_request(turn) for turn in turns])
+        except PlannerError as error:
+            for turn in turns:
+                turn.hierarchy.take_refusal(str(error), turn.step)
+            return
+        for turn, text in zip(turns, texts, strict=True):
+            if text.strip() == ALL_FINISHED:
+                turn.hierarchy.take_plan(None, turn.step)
+                continue
+            try:
+                skill = self.grammar.parse(text)
+                turn.hierarchy.take_plan(admit(skill, self._seen_in(turn.observation, skill.things)), turn.step)
+            except PlanRefusedError as error:
+                turn.hierarchy.take_refusal(str(error), turn.step)
+
+    def _seen_in(self, observation: Observation, things: Sequence[str]):
+        """Point at things; return whether each was found, as a function of its name."""
+        boxes = self._ask([(observation, f"point to the {thing}") for thing in things], POINT_TOKENS)
+        found = {thing for thing, box in zip(things, boxes, strict=True) if box.startswith("<box")}
+        missing = [thing for thing in things if thing not in found]
+        answers = self._ask([(observation, f"is there {_article(t)} {t}") for t in missing], CHECK_TOKENS)
+        found |= {thing for thing, answer in zip(missing, answers, strict=True) if answer.strip() == "yes"}
+        return found.__contains__
+
+    def _ask(self, asked: Sequence[tuple[Observation, str]], max_tokens: int) -> list[str]:
+        if not asked:
+            return []
+        observations, questions = zip(*asked, strict=True)
+        return self.eyes.generate(observations, questions, max_tokens)
+
+
+def _request(turn: Turn) -> PlanRequest:
+    hierarchy = turn.hierarchy
+    return PlanRequest(
+        observation=replace(turn.observation, instruction=hierarchy.instruction),
+        finished=tuple(skill.text for skill in hierarchy.finished),
+        failed=hierarchy.failed,
+        refused=hierarchy.refused,
+    )
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"
