@@ -9,6 +9,7 @@ import numpy as np
 
 from envs.render import Renderer
 from envs.tabletop import arm, scene, truth
+from envs.tabletop.disturbance import LASTING, Disturbance
 from envs.tabletop.goals import Goal, Tracker
 from envs.tabletop.language import canonical, instruction, parse
 from envs.tabletop.layout import Layout, draw
@@ -26,7 +27,8 @@ class TabletopEnv(gymnasium.Env):
     Observation: {"pixels": {camera: uint8[H, W, 3] RGB}, "agent_pos": float32[6] measured joints [rad], gripper 0..1}.
     Action: float32[6], absolute joint targets for the end of the control period of 0.1 s, same units.
     `info` holds instruction, subtask (index, count, text, kind, progress, done), is_success (all subtasks, in order),
-    finished, contacts, swapped (instruction, is_success of the same kind of task about another object) and phase.
+    finished, contacts, swapped (instruction, is_success of the same kind of task about another object), phase and
+    disturbed (the object that a mishap happened to). What was placed or stacked on the way must still be there at last.
 
     Args:
       kinds: task kinds that episodes are drawn from, of goals.KINDS.
@@ -35,6 +37,7 @@ class TabletopEnv(gymnasium.Env):
       randomize: draw camera poses, lights, shades and textures; else the looks are always the same.
       cameras: of stage.CAMERAS, in the order of the observation; without any there are no "pixels" and no OpenGL.
       image_size: camera -> (height, width) [px].
+      disturb: let one mishap happen in every episode where one can (disturbance.py).
       terminate_on_success: end the episode at success; by default only a time limit ends it.
     """
 
@@ -48,6 +51,7 @@ class TabletopEnv(gymnasium.Env):
         randomize: bool = True,
         cameras: Sequence[str] = tuple(CAMERAS),
         image_size: Mapping[str, Sequence[int]] | None = None,
+        disturb: bool = False,
         terminate_on_success: bool = False,
         render_mode: str | None = None,
     ):
@@ -61,6 +65,7 @@ class TabletopEnv(gymnasium.Env):
         self.subtasks = (int(subtasks[0]), int(subtasks[1]))
         self.split = check_split(split)
         self.randomize = randomize
+        self.disturb = disturb
         self.terminate_on_success = terminate_on_success
         self.sizes = {name: tuple((image_size or {}).get(name, (128, 128))) for name in cameras}
         self.model = scene.build_model()
@@ -103,6 +108,7 @@ class TabletopEnv(gymnasium.Env):
         self._done_steps = 0
         self._trackers = [Tracker(goal, self.world) for goal in self.layout.goals[:1]]
         self._swapped = Tracker(self.layout.swapped, self.world)
+        self._disturbance = Disturbance.draw(self.layout.goals, self.np_random) if self.disturb else None
         self._swapped_text = canonical(self.layout.swapped)
         return self._observe(), self._info()
 
@@ -127,6 +133,9 @@ class TabletopEnv(gymnasium.Env):
             self.data.ctrl[self._ctrl] = target
             mujoco.mj_step(self.model, self.data)
             self._target = target
+        if self._disturbance:
+            finished = self.layout.goals[: self._index + bool(self._trackers[-1].success)]
+            self._disturbance.step(self.world, self.goal, finished)
         self._track()
         info = self._info()
         success = info["is_success"]
@@ -141,6 +150,10 @@ class TabletopEnv(gymnasium.Env):
         self._trackers[-1].update()
         self._swapped.update()
         self._done_steps += self._trackers[-1].success
+
+    def _lasts(self) -> bool:
+        """Whether what was placed or stacked on the way is still there."""
+        return all(tracker.fulfilled for tracker in self._trackers[:-1] if tracker.goal.kind in LASTING)
 
     @property
     def goal(self) -> Goal:
@@ -197,11 +210,12 @@ class TabletopEnv(gymnasium.Env):
                 "progress": float(tracker.progress),
                 "done": bool(tracker.success),
             },
-            "is_success": bool(last and tracker.success),
+            "is_success": bool(last and tracker.success and self._lasts()),
             "finished": self.finished,
             "contacts": self.world.contacts(),
             "swapped": {"instruction": self._swapped_text, "is_success": bool(self._swapped.success)},
             "phase": tracker.phase,
+            "disturbed": self._disturbance.victim if self._disturbance else "",
         }
 
     def render(self) -> np.ndarray | None:

@@ -117,7 +117,7 @@ class FakeWorld(gymnasium.Env):
         }
 
 
-gymnasium.register("Fake-v0", entry_point="fake_world:FakeWorld", max_episode_steps=90)
+gymnasium.register("Fake-v0", entry_point="tests.evaluate.fake_world:FakeWorld", max_episode_steps=90)
 
 
 class WordPolicy:

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from fake_world import GRAMMAR, WordPolicy
 
+from tests.evaluate.fake_world import GRAMMAR, WordPolicy
 from vla.evaluate import demo
 from vla.evaluate.episodes import Case, Episode
 from vla.evaluate.showcase import keyframes
@@ -12,7 +12,7 @@ from vla.evaluate.workers import Recording, World
 SETTINGS = {
     "checkpoint": "checkpoints/x",
     "instructions": ["go red", "go green, then go blue"],
-    "world": {"id": "fake_world:Fake-v0"},
+    "world": {"id": "tests.evaluate.fake_world:Fake-v0"},
     "max_steps": {"single": 30, "several": 60},
     "seed": 3,
     "workers": 2,

@@ -4,11 +4,11 @@ import json
 import sys
 
 import pytest
-from fake_world import WordPolicy
 
+from tests.evaluate.fake_world import WordPolicy
 from vla.evaluate import evaluate
 
-TASKS = "+tasks={red: {id: 'fake_world:Fake-v0'}, blue: {id: 'fake_world:Fake-v0'}}"
+TASKS = "+tasks={red: {id: 'tests.evaluate.fake_world:Fake-v0'}, blue: {id: 'tests.evaluate.fake_world:Fake-v0'}}"
 WORDS = ["episodes=2", "seed=5", "workers=2", "held_out.episodes=0", "controls.episodes=1", "long_horizon.episodes=0"]
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from fake_world import WordPolicy
 
+from tests.evaluate.fake_world import WordPolicy
 from vla.evaluate.questions import Answer, ask, box_iou, score
 from vla.model.vocabulary import read_box
 

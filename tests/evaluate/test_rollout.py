@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import pytest
-from fake_world import GRAMMAR, WordPolicy
 
+from tests.evaluate.fake_world import GRAMMAR, WordPolicy
 from vla.control.hierarchy import Pacing
 from vla.evaluate.controls import BLANK_CAMERA, BLANK_INSTRUCTION, PLAIN, SWAPPED
 from vla.evaluate.episodes import Case
@@ -34,7 +34,7 @@ def fly(workers, cases, policy=None):
 
 
 def world(**kwargs):
-    return World("fake_world:Fake-v0", kwargs)
+    return World("tests.evaluate.fake_world:Fake-v0", kwargs)
 
 
 def cases(seeds: Sequence[int] = range(4), *, where=None, **kwargs):

@@ -3,15 +3,15 @@
 import json
 
 import pytest
-from fake_world import EMBODIMENT, GRAMMAR, WordPolicy
 
+from tests.evaluate.fake_world import EMBODIMENT, GRAMMAR, WordPolicy
 from vla.control.hierarchy import Pacing
 from vla.evaluate import suite, summary
 from vla.evaluate.report import console_table, write_report
 from vla.evaluate.workers import Workers
 from vla.result import write_result
 
-FAKE = {"id": "fake_world:Fake-v0"}
+FAKE = {"id": "tests.evaluate.fake_world:Fake-v0"}
 TASKS = {"red": FAKE, "blue": {**FAKE, "kwargs": {"raise_seeds": [1]}}}
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from fake_world import EMBODIMENT
 
+from tests.evaluate.fake_world import EMBODIMENT
 from vla.evaluate.page import boxed_image, forest, interval, lines_chart, percent, render_page
 from vla.evaluate.videos import HEIGHT, WIDTH, Caption, Painter, order_views, title_card, write_video
 

@@ -1,8 +1,8 @@
 """Training batches: a window of joint targets, the words that asked for it, and a question about the same frame.
 
 Batch `step` depends on (seed, step) alone, so a resumed run continues with exactly the batches it would have had.
-Three kinds of batches keep texts of one length together: `whole` (a long-horizon instruction, and what is next),
-`wordy` (captions and plans), `short` (subtasks, with pointing, yes/no, where and which).
+Three kinds of batches keep texts of one length together: `whole` (a long-horizon instruction), `wordy` (captions and
+plans) and `short` (subtasks); the first and the last with pointing, yes/no, where and which.
 
 N frames of the dataset, B batch, T action horizon, A action dimension.
 """
@@ -244,11 +244,11 @@ class Batches:
 
     def _question(self, index: int, kind: str, rng: np.random.Generator) -> dict[str, str] | None:
         """One question with answer and type about a frame, or None where none fits."""
-        if kind == "whole" or (kind == "wordy" and rng.random() < PLAN_SHARE):
+        if kind == "wordy" and rng.random() < PLAN_SHARE:
             made_up = self.said and rng.random() < MADE_UP_SHARE
             return self._made_up_plan(rng) if made_up else self._plan(index, rng)
         items = json.loads(self.labels.vqa[index])
-        shares = TYPES[kind]
+        shares = TYPES["wordy" if kind == "wordy" else "short"]
         weights = np.array([shares.get(item["type"], 0.0) for item in items])
         if not weights.sum():
             return None

@@ -1,0 +1,56 @@
+"""The ways differ in what they are meant to differ in, and the result has the documented keys."""
+
+import pytest
+
+from tests.evaluate.fake_world import GRAMMAR, WordPolicy
+from vla.bench import hierarchy
+from vla.control.hierarchy import Pacing
+
+PACING = {"replan_steps": 4, "confirm_steps": 1, "timer_steps": 12, "subtask_timeout_steps": 25, "linger_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def result():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hierarchy, "load", lambda folder, device: WordPolicy())
+        return hierarchy.measure(
+            seed=0,
+            checkpoint=None,
+            device="cpu",
+            threads=1,
+            workers=2,
+            episodes=3,
+            world={"id": "tests.evaluate.fake_world:Fake-v0", "kwargs": {"subtasks": 2}},
+            skills=GRAMMAR,
+            pacing=PACING,
+        )
+
+
+def test_every_way_reports_success_and_subtasks(result):
+    for way in ("flat", "timer", "completion", "replan"):
+        assert {"success_rate", "ci95", "subtasks_per_episode"} <= set(result[way])
+        assert result[way]["episodes"] == 3
+    assert {"difference", "ci95", "pairs"} <= set(result["paired"]["completion_against_flat"])
+
+
+def test_a_policy_that_hears_the_first_word_only_needs_the_hierarchy(result):
+    assert result["flat"]["success_rate"] == 0.0 and result["flat"]["subtasks_per_episode"] == 1.0
+    assert result["completion"]["success_rate"] == 1.0 and result["completion"]["subtasks_per_episode"] == 2.0
+    assert result["paired"]["completion_against_flat"]["difference"] == 1.0
+
+
+def test_only_the_last_two_ways_meet_mishaps_and_only_the_last_replans():
+    those = hierarchy.ways(Pacing())
+    kinds = {way.name: (way.stepping, way.disturbed, way.pacing.switch, way.pacing.replan) for way in those}
+    assert kinds["flat"] == (False, False, "completion", False)
+    assert kinds["timer"] == (True, False, "timer", False)
+    assert kinds["completion"] == (True, False, "completion", False)
+    assert kinds["disturbed"] == (True, True, "completion", False)
+    assert kinds["replan"] == (True, True, "completion", True)
+
+
+def test_no_episodes_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        hierarchy.measure(
+            seed=0, checkpoint=None, device="cpu", threads=1, workers=1, episodes=0, world={}, skills=GRAMMAR, pacing={}
+        )

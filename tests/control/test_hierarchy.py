@@ -1,0 +1,130 @@
+"""The hierarchy goes on when a subtask is accomplished, tries again when not, and always ends."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla.control.grammar import Skill
+from vla.control.hierarchy import Hierarchy, Pacing
+
+PICK = Skill("pick up the cube", "pick", ("cube",), check="is the gripper holding the cube")
+PLACE = Skill("put the cube in the bowl", "place", ("cube", "bowl"), check="is the cube in the bowl")
+PRESS = Skill("press the button", "press")
+
+
+def begun(skill, **pacing):
+    hierarchy = Hierarchy("do it", Pacing(**pacing))
+    assert hierarchy.wants_plan
+    hierarchy.take_plan(skill, 0)
+    return hierarchy
+
+
+def say_done(hierarchy, step):
+    for i in range(hierarchy.pacing.k):
+        hierarchy.take_prediction(0.9, step + i)
+
+
+def events(hierarchy):
+    return [note.event for note in hierarchy.notes]
+
+
+def test_done_counts_once_the_check_agrees():
+    hierarchy = begun(PLACE)
+    say_done(hierarchy, 10)
+    assert hierarchy.subtask == PLACE.text and hierarchy.wants_checks == [PLACE.check] and not hierarchy.wants_plan
+    hierarchy.take_checks(["no"], 12)
+    assert hierarchy.subtask == PLACE.text and hierarchy.wants_checks == [] and hierarchy.finished == []
+    say_done(hierarchy, 20)
+    hierarchy.take_checks(["yes"], 22)
+    assert hierarchy.finished == [PLACE] and hierarchy.wants_plan and hierarchy.subtask is None
+    assert events(hierarchy) == ["plan", "not_done", "done"]
+
+
+def test_a_skill_without_a_question_is_done_when_it_says_so():
+    hierarchy = begun(PRESS)
+    say_done(hierarchy, 5)
+    assert hierarchy.finished == [PRESS] and hierarchy.wants_plan
+
+
+def test_what_takes_too_long_is_planned_again_with_the_lesson_and_given_up_in_the_end():
+    hierarchy, step = begun(PICK, subtask_timeout_steps=20, attempts=3), 0
+    for _ in range(3):
+        step += 20
+        hierarchy.take_prediction(0.1, step)
+        assert hierarchy.wants_plan and hierarchy.failed == PICK.text
+        hierarchy.take_plan(PICK, step)
+    assert hierarchy.ended == "gave_up" and hierarchy.subtask is None and not hierarchy.wants_plan
+
+
+def test_another_plan_after_a_failure_starts_its_attempts_anew():
+    hierarchy = begun(PICK, subtask_timeout_steps=20, attempts=1)
+    hierarchy.take_prediction(0.1, 20)
+    hierarchy.take_plan(PRESS, 20)
+    assert hierarchy.subtask == PRESS.text and hierarchy.ended is None
+
+
+def test_a_planner_that_is_always_refused_ends_in_giving_up():
+    hierarchy = Hierarchy("do it", Pacing(attempts=3))
+    for step in range(4):
+        assert hierarchy.wants_plan
+        hierarchy.take_refusal("not a skill", step)
+    assert hierarchy.ended == "gave_up"
+
+
+def test_the_timer_asks_nothing_and_switches_by_itself():
+    hierarchy = begun(PLACE, switch="timer", timer_steps=60)
+    hierarchy.take_prediction(0.99, 59)
+    assert hierarchy.subtask == PLACE.text
+    hierarchy.take_prediction(None, 60)
+    assert hierarchy.finished == [PLACE] and hierarchy.wants_checks == []
+
+
+def test_what_came_undone_is_done_again_before_the_end():
+    hierarchy = begun(PLACE, replan=True)
+    say_done(hierarchy, 10)
+    hierarchy.take_checks(["yes"], 11)
+    hierarchy.take_plan(PRESS, 12)
+    say_done(hierarchy, 20)
+    hierarchy.take_plan(None, 22)
+    assert hierarchy.wants_checks == [PLACE.check] and not hierarchy.wants_plan and hierarchy.ended is None
+    hierarchy.take_checks(["no"], 22)
+    assert hierarchy.subtask == PLACE.text
+    say_done(hierarchy, 40)
+    hierarchy.take_checks(["yes"], 41)
+    hierarchy.take_plan(None, 42)
+    hierarchy.take_checks(["yes"], 42)
+    assert hierarchy.ended == "done" and hierarchy.finished == [PLACE, PRESS]
+
+
+def test_without_replanning_the_planner_has_the_last_word():
+    hierarchy = begun(PLACE, replan=False)
+    say_done(hierarchy, 10)
+    hierarchy.take_checks(["yes"], 11)
+    hierarchy.take_plan(None, 12)
+    assert hierarchy.ended == "done"
+
+
+def test_an_unknown_switch_is_refused():
+    with pytest.raises(ValueError, match="possible: completion, timer"):
+        Pacing(switch="clock")
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["yes", "no", "perhaps"]), st.integers(0, 4)), max_size=400),
+    st.booleans(),
+)
+def test_it_always_knows_what_it_wants(moves, replan):
+    """Whatever is answered, it either has a subtask, wants a plan, wants checks, or has ended; never two at once."""
+    hierarchy, plans = Hierarchy("do it", Pacing(replan=replan, subtask_timeout_steps=30)), [PICK, PLACE, PRESS, None]
+    for step, (done, answer, plan) in enumerate(moves):
+        if hierarchy.wants_checks:
+            hierarchy.take_checks([answer] * len(hierarchy.wants_checks), 3 * step)
+        elif hierarchy.wants_plan and plan == 4:
+            hierarchy.take_refusal("no", 3 * step)
+        elif hierarchy.wants_plan:
+            hierarchy.take_plan(plans[plan], 3 * step)
+        elif hierarchy.subtask:
+            hierarchy.take_prediction(done, 3 * step)
+        wants = [bool(hierarchy.ended), hierarchy.wants_plan, bool(hierarchy.subtask or hierarchy.wants_checks)]
+        assert sum(wants) == 1
+        assert len(set(hierarchy.finished)) == len(hierarchy.finished)

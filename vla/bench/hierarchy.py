@@ -1,0 +1,105 @@
+"""What the hierarchy is worth: long instructions carried out in four ways by one checkpoint on the same seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vla.control.grammar import Grammar
+from vla.control.hierarchy import Pacing
+from vla.evaluate.episodes import Case, Episode
+from vla.evaluate.rollout import run
+from vla.evaluate.statistics import PairedDifference
+from vla.evaluate.suite import world_of
+from vla.evaluate.summary import finished, long_horizon_row
+from vla.evaluate.workers import Workers
+from vla.model.checkpoint import DEFAULT, load
+from vla.model.policy import VLAPolicy
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to carry out a long instruction."""
+
+    name: str
+    stepping: bool  # subtask by subtask; else the controller gets the whole instruction
+    pacing: Pacing
+    disturbed: bool = False
+
+
+def ways(pacing: Pacing) -> list[Way]:
+    """Return the ways that are compared; the last two meet the same mishaps."""
+    completion, replan = replace(pacing, replan=False), replace(pacing, replan=True)
+    return [
+        Way("flat", False, completion),
+        Way("timer", True, replace(pacing, switch="timer", replan=False)),
+        Way("completion", True, completion),
+        Way("disturbed", True, completion, disturbed=True),
+        Way("replan", True, replan, disturbed=True),
+    ]
+
+
+PAIRS = {  # what is claimed -> better way, other way
+    "completion_against_flat": ("completion", "flat"),
+    "completion_against_timer": ("completion", "timer"),
+    "replan_against_disturbed": ("replan", "disturbed"),
+}
+
+
+def measure(
+    *,
+    seed: int,
+    checkpoint: str | None,
+    device: str,
+    threads: int,
+    workers: int,
+    episodes: int,
+    world: Mapping[str, Any],
+    skills: Grammar,
+    pacing: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Run `episodes` seeds each way; success, subtasks per episode, and paired differences with their intervals."""
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; at least 1 is needed")
+    torch.set_num_threads(threads)
+    policy = load(checkpoint or DEFAULT, device=device)
+    flown: dict[str, list[Episode]] = {}
+    with Workers(workers) as pool:
+        for way in ways(Pacing(**pacing)):
+            kwargs = {"disturb": True} if way.disturbed else {}
+            place = world_of(world, policy.embodiment, **kwargs)
+            cases = [Case(way.name, place, seed + i, stepping=way.stepping, group="long") for i in range(episodes)]
+            flown[way.name] = _fly(cases, policy, pool, way.pacing, skills)
+    return {**{name: _row(rows) for name, rows in flown.items()}, "paired": _pairs(flown), "episodes": episodes}
+
+
+def _fly(cases: Sequence[Case], policy: VLAPolicy, pool: Workers, pacing: Pacing, grammar: Grammar) -> list[Episode]:
+    rows: list[Episode] = []
+    with tqdm(total=len(cases), desc=cases[0].task, unit="episode") as bar:
+
+        def landed(episode: Episode) -> None:
+            rows.append(episode)
+            bar.set_postfix_str(f"{sum(row.success for row in rows)}/{len(rows)} successes")
+            bar.update()
+
+        run(cases, policy=policy, workers=pool, pacing=pacing, grammar=grammar, on_episode=landed)
+    return sorted(rows, key=lambda row: row.case.seed)
+
+
+def _row(rows: Sequence[Episode]) -> dict[str, Any]:
+    fine = finished(rows)
+    done = sum(row.finished_subtasks for row in fine)
+    return {**long_horizon_row(rows), "subtasks_per_episode": done / len(fine) if fine else None}
+
+
+def _pairs(flown: Mapping[str, Sequence[Episode]]) -> dict[str, Any]:
+    """Compare on the seeds that crashed neither way."""
+    pairs = {}
+    for claim, (better, other) in PAIRS.items():
+        those = {row.case.seed: row.success for row in finished(flown[other])}
+        both = [(row.success, those[row.case.seed]) for row in finished(flown[better]) if row.case.seed in those]
+        if both:
+            pairs[claim] = PairedDifference.of(*zip(*both, strict=True)).__dict__
+    return pairs
