@@ -1,0 +1,97 @@
+"""Beside a loop, the planner thinks without stopping it, and the subtask that is checked goes on meanwhile."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from tests.control.test_grammar import TABLETOP
+from tests.control.test_planner import Eyes
+from vla.control.hierarchy import Pacing
+from vla.control.planner import ScriptedPlanner
+from vla.control.stepping import Stepping
+from vla.control.supervisor import Supervisor
+from vla.types import ActionChunk, Observation
+
+FIRST, SECOND = "put the red cube in the blue bowl", "press the button"
+
+
+class SlowPlanner(ScriptedPlanner):
+    """Answers when it is let."""
+
+    def __init__(self, subtasks):
+        super().__init__(subtasks)
+        self.may_answer = threading.Event()
+
+    def next_subtasks(self, requests):
+        assert self.may_answer.wait(20)
+        return super().next_subtasks(requests)
+
+
+def seen(time_s):
+    return Observation({"front": np.zeros((8, 8, 3), np.uint8)}, np.zeros(6, np.float32), "tidy up", time_s)
+
+
+def done(time_s, probability=0.9):
+    return ActionChunk(np.zeros((16, 6), np.float32), 0.1, time_s, done=probability)
+
+
+def look(stepping, time_s):
+    """Look until the planner has answered."""
+    text = stepping.look(seen(time_s))
+    if stepping._thinking is not None:
+        stepping._thinking.exception(20)
+        text = stepping.look(seen(time_s))
+    return text
+
+
+@pytest.fixture
+def planner():
+    return SlowPlanner([FIRST, SECOND])
+
+
+@pytest.fixture
+def stepping(planner):
+    eyes = Eyes(["red cube", "blue bowl"], true=["is the red cube in the blue bowl"])
+    stepping = Stepping(Supervisor(planner, TABLETOP, eyes), "tidy up", Pacing(), control_hz=10)
+    yield stepping
+    planner.may_answer.set()
+    stepping.close()
+
+
+def test_the_arm_holds_until_the_planner_has_spoken(stepping, planner):
+    assert [stepping.look(seen(t)) for t in (0.0, 0.1, 0.2)] == [None] * 3
+    planner.may_answer.set()
+    assert look(stepping, 0.3) == FIRST
+
+
+def test_the_next_subtask_follows_when_the_first_is_done_and_checked(stepping, planner):
+    planner.may_answer.set()
+    assert look(stepping, 0.0) == FIRST
+    stepping.hear(done(0.3), FIRST)
+    stepping.hear(done(0.6), FIRST)
+    planner.may_answer.clear()  # the check is answered, the plan after it is not
+    assert stepping.look(seen(0.9)) == FIRST  # goes on meanwhile
+    planner.may_answer.set()
+    assert look(stepping, 1.0) == SECOND
+    for t in (1.3, 1.6):
+        stepping.hear(done(t), SECOND)
+    assert look(stepping, 1.9) is None and stepping.hierarchy.ended == "done"
+
+
+def test_words_about_another_subtask_are_not_counted(stepping, planner):
+    planner.may_answer.set()
+    look(stepping, 0.0)
+    for t in (0.3, 0.6, 0.9):
+        stepping.hear(done(t), SECOND)
+    assert look(stepping, 1.0) == FIRST and stepping.hierarchy.finished == []
+
+
+def test_a_planner_that_breaks_is_a_refusal_and_the_arm_holds(stepping, planner, monkeypatch):
+    def broken(requests):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(planner, "next_subtasks", broken)
+    texts = [look(stepping, 0.1 * i) for i in range(12)]
+    assert texts == [None] * 12 and stepping.hierarchy.ended == "gave_up"
+    assert "out of memory" in stepping.hierarchy.notes[0].text

@@ -1,0 +1,64 @@
+"""A hierarchy beside a control loop: the planner thinks in a thread of its own, the loop asks what to do now.
+
+The hierarchy belongs to that thread while it thinks, and to the loop otherwise, so that nothing needs a lock: a subtask
+whose accomplishment is being checked goes on meanwhile, and while the next one is being planned the arm holds.
+"""
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from vla.control.hierarchy import Hierarchy, Pacing
+from vla.control.supervisor import Supervisor, Turn
+from vla.types import ActionChunk, Observation
+
+logger = logging.getLogger(__name__)
+
+
+class Stepping:
+    """Steers a loop (see `Steering`) through the subtasks of one instruction."""
+
+    def __init__(self, supervisor: Supervisor, instruction: str, pacing: Pacing, control_hz: float) -> None:
+        """control_hz: control steps a second, in which the pacing counts."""
+        self.hierarchy = Hierarchy(instruction, pacing)
+        self._supervisor, self._control_hz = supervisor, control_hz
+        self._thread = ThreadPoolExecutor(1, "planner")
+        self._thinking: Future[None] | None = None
+        self._meanwhile: str | None = None  # the subtask while the planner thinks
+        self._began_s: float | None = None
+
+    def look(self, observation: Observation) -> str | None:
+        """Take note of the newest observation; return the subtask, None while there is none."""
+        if self._began_s is None:
+            self._began_s = observation.time_s
+        if self._busy():
+            return self._meanwhile
+        hierarchy = self.hierarchy
+        if hierarchy.wants_plan or hierarchy.wants_checks:
+            self._meanwhile = hierarchy.subtask
+            self._thinking = self._thread.submit(
+                self._supervisor.serve, [Turn(hierarchy, observation, self._step(observation.time_s))]
+            )
+            return self._meanwhile
+        return hierarchy.subtask
+
+    def hear(self, chunk: ActionChunk, text: str) -> None:
+        """Take note of what a chunk says about the completion of a subtask, if that is still the present one."""
+        if not self._busy() and text == self.hierarchy.subtask:
+            self.hierarchy.take_prediction(chunk.done, self._step(chunk.time_s))
+
+    def close(self) -> None:
+        """End the planner's thread; what it still thinks is of no use."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _busy(self) -> bool:
+        """Whether the planner thinks; what it failed at counts as a refusal."""
+        if self._thinking is None or not self._thinking.done():
+            return self._thinking is not None
+        error, self._thinking = self._thinking.exception(), None
+        if error is not None:
+            logger.error("the planner failed", exc_info=error)
+            self.hierarchy.take_refusal(f"{type(error).__name__}: {error}", self._step(self._began_s or 0.0))
+        return False
+
+    def _step(self, time_s: float) -> int:
+        return round((time_s - (self._began_s if self._began_s is not None else time_s)) * self._control_hz)
