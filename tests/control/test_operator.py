@@ -174,14 +174,11 @@ def test_nonsense_is_answered_and_changes_nothing(page, desk, message, reply):
     assert desk.told == []
 
 
+JOGS = st.floats().map(lambda by: json.dumps({"do": "jog", "joint": 1, "by": by}))
+
+
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.one_of(
-        st.text(max_size=80),
-        st.binary(max_size=80),
-        st.floats().map(lambda x: json.dumps({"do": "jog", "joint": 1, "by": x})),
-    )
-)
+@given(st.one_of(st.text(max_size=80), st.binary(max_size=80), JOGS))
 def test_whatever_comes_in_no_joint_moves_far(page, desk, message):
     desk.told.clear()
     page._obey(message)

@@ -1,4 +1,4 @@
-"""The operator's page: what the robot sees and does, live in a browser, with a box for words and a button that stops it.
+"""The operator's page: what the robot sees and does, live in a browser, with a box for words and a stop button.
 
 One websocket carries the state of the loop and the pictures out, and what the operator does in. The page is served on
 loopback only unless a token is set; a page of another site cannot connect, since its origin is not ours.
@@ -35,6 +35,10 @@ INSTRUCTION_CHARACTERS = 300
 JOG_MAX = 0.2  # [rad], gripper [1], that one message may ask for
 QUALITY = 80  # of the JPEGs
 PAGES = 8  # that may be open at once
+MAY_LOAD = (  # nothing from anywhere else
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob:; connect-src 'self'; "
+    "frame-ancestors 'none'"
+)
 
 log = logging.getLogger(__name__)
 
@@ -162,12 +166,11 @@ class OperatorPage:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open\n") if full else None
         if urlsplit(request.path).path != "/":
             return connection.respond(HTTPStatus.NOT_FOUND, "there is one page only: /\n")
-        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob:; connect-src 'self'"
         headers = Headers(
             {
                 "Content-Type": "text/html; charset=utf-8",
                 "Content-Length": str(len(self._page)),
-                "Content-Security-Policy": policy + "; frame-ancestors 'none'",
+                "Content-Security-Policy": MAY_LOAD,
                 "Cache-Control": "no-store",
             }
         )
