@@ -19,7 +19,7 @@ from envs.robots.plant import Plant
 from envs.robots.robot import Frame, Measurement
 from envs.tabletop import arm, scene
 
-SLIP_S = 0.1  # further than this the physics does not run after the clock
+SLIP_S = 0.05  # further than this the physics does not run after the clock
 START_S = 120.0  # that the process may take to lay out a scene
 ANSWER_S = 10.0
 
@@ -169,19 +169,19 @@ def _run(
         if newest := command.get(after=followed):
             followed, record = newest
             plant.command(record["action"])
-        now_s, here_s = time.monotonic(), began_s + plant.time_s
-        if now_s - here_s > SLIP_S:
-            slip_s = now_s - here_s
-            began_s, slipped_s, here_s = began_s + slip_s, slipped_s + slip_s, now_s
+        now_s = time.monotonic()
+        behind_s = now_s - began_s - plant.time_s
+        if behind_s > SLIP_S:
+            began_s, slipped_s, behind_s = began_s + behind_s, slipped_s + behind_s, 0.0
         if plant.time_s >= exposures * period_s:
             exposures = int(plant.time_s / period_s) + 1
             for name, image in plant.frames().items() if frames else ():
-                frames[name].put(time_s=here_s, image=image)
-        elif now_s >= here_s + scene.TIMESTEP_S:
+                frames[name].put(time_s=now_s, image=image)
+        elif behind_s >= scene.TIMESTEP_S:
             plant.step()
-            state.put(time_s=began_s + plant.time_s, joints=plant.joints())
+            state.put(time_s=now_s, joints=plant.joints())
         else:
-            time.sleep(here_s + scene.TIMESTEP_S - now_s)
+            time.sleep(scene.TIMESTEP_S - behind_s)
 
 
 class SteppedTwin:

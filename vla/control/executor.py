@@ -24,7 +24,7 @@ class Question:
     """What is known about the motion at the time of a frame that goes to the policy."""
 
     frame_s: float
-    start: np.ndarray | None  # float64[A], the target for that time; None: there was none, the arm waited
+    lead: np.ndarray | None  # float64[2, A], targets one period before and then; None: the arm waited
     given: np.ndarray  # float64[N, A], the first steps that are decided already
 
 
@@ -50,6 +50,7 @@ class Executor:
         self.delays_s: deque[float] = deque(maxlen=DELAYS)
         self._dt_s = 1 / embodiment.control_hz
         self._taken_s = -inf  # frame of the latest chunk
+        self._arrived_s = -inf  # of the chunk that waits
         self._pose = np.array(embodiment.position_min)
         self.halt(-inf, self._pose)
 
@@ -71,14 +72,18 @@ class Executor:
         if frame_s <= self._taken_s or frame_s < self._halted_s:
             return None
         if self._halted:
-            return Question(frame_s, None, np.empty((0, 0)))
+            soon = self._waiting is not None and frame_s < self._arrived_s + WAITS_S / 2
+            return None if soon else Question(frame_s, None, np.empty((0, 0)))
         if not self.strategy.wants(frame_s):
             return None
         if self._waited(frame_s):
             return Question(frame_s, None, np.empty((0, 0)))
         delay_s = max(self.delays_s, default=0.0)
         given = self.strategy.given(frame_s, self._dt_s, delay_s)
-        return Question(frame_s, self.strategy.at(frame_s), given)
+        here = self.strategy.at(frame_s)
+        before = self.strategy.at(frame_s - self._dt_s)
+        lead = None if here is None else np.stack([here if before is None else before, here])
+        return Question(frame_s, lead, given)
 
     def take(self, chunk: ActionChunk, question: Question, now_s: float) -> str:
         """Take the answer to a question; returns why it is not followed, empty if it is."""
@@ -87,7 +92,7 @@ class Executor:
             return reason
         frame_s = question.frame_s
         moving = not self._halted and not self._waited(frame_s)
-        if frame_s <= self._taken_s or frame_s < self._halted_s or (moving and question.start is None):
+        if frame_s <= self._taken_s or frame_s < self._halted_s or (moving and question.lead is None):
             self.counts["unordered"] += 1
             return f"its frame of {frame_s:.3f} s is from before what is being done"
         self.delays_s.append(now_s - frame_s)
@@ -97,7 +102,7 @@ class Executor:
         self.counts["chunks"] += 1
         self._taken_s = frame_s
         if self._halted:
-            self._waiting = chunk
+            self._waiting, self._arrived_s = chunk, now_s
         elif moving:
             self._join(chunk, question, now_s)
         else:
@@ -132,16 +137,16 @@ class Executor:
 
     def _begin(self, chunk: ActionChunk, now_s: float) -> None:
         """Begin a chunk now, where the targets stand still."""
-        self.strategy.add(Plan(self._pose, chunk.actions, chunk.dt_s, now_s), now_s)
+        self.strategy.add(Plan(np.stack([self._pose] * 2), chunk.actions, chunk.dt_s, now_s), now_s)
 
     def _join(self, chunk: ActionChunk, question: Question, now_s: float) -> None:
         """Go over to a chunk in the middle of the motion, and note how smoothly that went."""
-        assert question.start is not None
+        assert question.lead is not None
         delay_s = now_s - question.frame_s
         self.counts["stale_steps"] += int(delay_s / chunk.dt_s + ROUNDING_S)
         self.counts["unforeseen"] += bool(len(question.given)) and delay_s > len(question.given) * chunk.dt_s
         before = self._motion(now_s)
-        self.strategy.add(Plan(question.start, chunk.actions, chunk.dt_s, question.frame_s), now_s)
+        self.strategy.add(Plan(question.lead, chunk.actions, chunk.dt_s, question.frame_s), now_s)
         after = self._motion(now_s)
         if before and after:
             jumps = [float(np.abs(new - old).max()) for old, new in zip(before, after, strict=True)]

@@ -1,5 +1,7 @@
 """A chunk laid out in time: where the joints should be at any moment until its last step."""
 
+from copy import copy
+
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
@@ -9,33 +11,38 @@ ROUNDING_S = 1e-6  # times closer than this are the same
 
 
 class Plan:
-    """Goes from `start` through the steps of a chunk, step k being reached k + 1 periods after it began.
+    """Leads through the steps of a chunk, step k being reached k + 1 periods after it began.
 
     Between the steps it is smooth and monotone (Fritsch and Carlson 1980), so that it leaves no range that two
     neighbouring steps span, and a joint that is told to rest does.
     """
 
-    def __init__(self, start: np.ndarray, actions: np.ndarray, dt_s: float, begin_s: float):
-        """Take float[A], float[T, A] joint targets [rad], gripper 0..1, and the time at which it is at `start`."""
-        self.actions, self.dt_s, self.begin_s = actions, dt_s, begin_s
-        self._start, self._last = start, len(actions)
-        knots = np.concatenate([start[None], actions]).astype(np.float64)
-        self._path = PchipInterpolator(np.arange(self._last + 1), knots, axis=0)
+    def __init__(self, lead: np.ndarray, actions: np.ndarray, dt_s: float, begin_s: float):
+        """Lay out a chunk from `begin_s` on.
+
+        lead: float[2, A], the targets one period before the beginning and there; equal where it begins from rest.
+        actions: float[T, A] joint targets [rad], gripper 0..1.
+        """
+        self.dt_s, self.begin_s, self._steps = dt_s, begin_s, len(actions)
+        knots = np.concatenate([lead, actions]).astype(np.float64)
+        self._path = PchipInterpolator(np.arange(-1, len(actions) + 1), knots, axis=0)
 
     @property
     def end_s(self) -> float:
         """When the last step is reached."""
-        return self.begin_s + self._last * self.dt_s
+        return self.begin_s + self._steps * self.dt_s
 
     def at(self, t_s: float) -> np.ndarray | None:
         """Return the target float64[A] for a time, None before the beginning and after the end."""
         if not self.begin_s - ROUNDING_S <= t_s <= self.end_s + ROUNDING_S:
             return None
-        return self._path(min(max((t_s - self.begin_s) / self.dt_s, 0.0), self._last))
+        return self._path(min(max((t_s - self.begin_s) / self.dt_s, 0.0), self._steps))
 
     def first(self, steps: int) -> "Plan":
         """Return the plan up to the end of so many steps."""
-        return Plan(self._start, self.actions[:steps], self.dt_s, self.begin_s)
+        shorter = copy(self)
+        shorter._steps = min(steps, self._steps)
+        return shorter
 
 
 def refusal(chunk: ActionChunk, embodiment: Embodiment) -> str:
