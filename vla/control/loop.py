@@ -112,8 +112,9 @@ class Loop:
 
     def tick(self, due_s: float) -> Status:
         """Do what is due at this time, and return the guard's status."""
-        now_s = self._clock.now()
+        late_s = self._clock.now() - due_s
         measurement = self._measure()
+        now_s = self._clock.now()  # the bus may have taken its time
         joints, measured_s = (measurement.joints, measurement.time_s) if measurement else (None, None)
         if self._wants_engage and joints is not None:
             self._wants_engage = False
@@ -129,8 +130,8 @@ class Loop:
         if command is not None:
             self._send(command)
         self._command = command
-        self._count(status, aim_s, now_s - due_s)
-        self._logbook.tick(Tick(due_s, now_s - due_s, joints, target, command, status.state))
+        self._count(status, aim_s, late_s)
+        self._logbook.tick(Tick(due_s, late_s, joints, target, command, status.state))
         self._note(status, now_s)
         self._steer_executor(status, now_s, joints if command is None else command, aim_s)
         return status
