@@ -54,7 +54,7 @@ def measure(seed: int, seconds: float, size: int = 128) -> dict[str, float]:
         "limit": physics,
     }
     period_s = _time_rounds(variants, seconds)
-    likeness = min(_psnr_db(env._observe()["pixels"][name], frame) for name, frame in reference(False).items())
+    likeness = min(_psnr_db(env.observe()["pixels"][name], frame) for name, frame in reference(False).items())
     theirs.close()
     env.close()
     return {

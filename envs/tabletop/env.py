@@ -110,7 +110,7 @@ class TabletopEnv(gymnasium.Env):
         self._swapped = Tracker(self.layout.swapped, self.world)
         self._disturbance = Disturbance.draw(self.layout.goals, self.np_random) if self.disturb else None
         self._swapped_text = canonical(self.layout.swapped)
-        return self._observe(), self._info()
+        return self.observe(), self._info()
 
     def _lay_out(self, look: Look) -> None:
         """Put scene and arm in place and let things settle."""
@@ -120,7 +120,7 @@ class TabletopEnv(gymnasium.Env):
         self.data.qpos[self._qpos] = home
         self.data.ctrl[self._ctrl] = home
         mujoco.mj_step(self.model, self.data, nstep=_SETTLE_STEPS)
-        self._target = home
+        self.servo_target = home  # float64[6] [rad], the latest
         if self._renderer is not None:
             self._renderer.upload_texture(self.model.texture("table").id)
 
@@ -129,17 +129,25 @@ class TabletopEnv(gymnasium.Env):
         action = np.asarray(action, np.float64)
         if action.shape != (len(arm.JOINTS),) or not np.isfinite(action).all():
             raise ValueError(f"an action is {len(arm.JOINTS)} finite joint targets {arm.JOINTS}, got {action!r}")
-        for target in arm.servo_ramp(self._target, action, scene.SUBSTEPS, scene.TIMESTEP_S):
-            self.data.ctrl[self._ctrl] = target
-            mujoco.mj_step(self.model, self.data)
-            self._target = target
+        for target in arm.servo_ramp(self.servo_target, action, scene.SUBSTEPS, scene.TIMESTEP_S):
+            self.advance(target)
+        info = self.judge()
+        success = info["is_success"]
+        return self.observe(), float(success), self.terminate_on_success and success, False, info
+
+    def advance(self, target: np.ndarray) -> None:
+        """Let one physics step pass with the servos at targets float64[6] [rad]; `judge` is due every SUBSTEPS."""
+        self.data.ctrl[self._ctrl] = target
+        mujoco.mj_step(self.model, self.data)
+        self.servo_target = target
+
+    def judge(self) -> dict[str, Any]:
+        """Judge what one control period has changed, and return `info`."""
         if self._disturbance:
             finished = self.layout.goals[: self._index + bool(self._trackers[-1].success)]
             self._disturbance.step(self.world, self.goal, finished)
         self._track()
-        info = self._info()
-        success = info["is_success"]
-        return self._observe(), float(success), self.terminate_on_success and success, False, info
+        return self._info()
 
     def _track(self) -> None:
         """Judge the present subtask; go on to the next one some steps after it was done."""
@@ -193,9 +201,18 @@ class TabletopEnv(gymnasium.Env):
             self._renderer = Renderer(self.model, self.sizes)
         return self._renderer
 
-    def _observe(self) -> dict[str, Any]:
-        state = {"agent_pos": arm.to_state(self.data.qpos[self._qpos])}
-        return {**state, "pixels": self._frame_source().render(self.data)} if self.sizes else state
+    def observe(self) -> dict[str, Any]:
+        """Return the present observation."""
+        state = {"agent_pos": self.joints()}
+        return {**state, "pixels": self.frames()} if self.sizes else state
+
+    def joints(self) -> np.ndarray:
+        """Return the measured joints float32[6] [rad], gripper 0..1."""
+        return arm.to_state(self.data.qpos[self._qpos])
+
+    def frames(self) -> dict[str, np.ndarray]:
+        """Return a frame of each camera, uint8[H, W, 3]."""
+        return self._frame_source().render(self.data)
 
     def _info(self) -> dict[str, Any]:
         tracker = self._trackers[-1]

@@ -27,7 +27,7 @@ def carry(env: TabletopEnv, thing: str, carrier: str, height: float) -> None:
     place = env.world.position(carrier)
     env.data.joint(env.world.items[thing].slot).qpos[:3] = place + np.array([0, 0, height])
     for _ in range(10):
-        env.step(env._observe()["agent_pos"])
+        env.step(env.observe()["agent_pos"])
 
 
 def test_questions_come_in_the_number_asked_and_the_first_points_at_what_is_named(env):
@@ -101,8 +101,8 @@ def test_what_is_hidden_is_not_visible(env):
     env.reset(seed=2)
     name = env.goal.object
     env.data.joint(env.world.items[name].slot).qpos[:3] = 0.2, 0.0, -0.5  # under the table
-    env._observe()
+    env.observe()
     env.data.joint(env.world.items[name].slot).qvel[:] = 0
-    env.step(env._observe()["agent_pos"])
+    env.step(env.observe()["agent_pos"])
     answer = next(q for q in env.target_questions() if name in q["question"])
     assert answer == {"question": f"point to the {name}", "answer": "not visible", "type": "point"}

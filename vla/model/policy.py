@@ -71,7 +71,7 @@ class VLAPolicy:
     ) -> list[ActionChunk]:
         """Answer each observation with a chunk of T absolute joint targets.
 
-        given: float32[B, T, A] absolute targets, of which the first `given_steps` are already decided and kept; the
+        given: float32[B, N, A] absolute targets, of which the first `given_steps` are already decided and kept; the
         rest is predicted to continue them (prefix conditioning of real-time chunking).
         """
         processor = self.processor
@@ -79,7 +79,7 @@ class VLAPolicy:
         batch = len(observations)
         values = torch.zeros(batch, processor.codec.action_horizon, processor.codec.action_dim)
         if given is not None:
-            values = processor.codec.encode(torch.from_numpy(np.asarray(given, np.float32)), state)
+            values = processor.codec.encode(self._whole(torch.from_numpy(np.asarray(given, np.float32))), state)
         ids, mask = processor.text([o.instruction for o in observations])
         outputs = self.network(
             self._move(processor.images(observations)),
@@ -124,6 +124,11 @@ class VLAPolicy:
     def unknown_words(self, text: str) -> list[str]:
         """The words of an instruction that the model was never taught."""
         return unknown_words(self.processor.tokenizer, text)
+
+    def _whole(self, given: Tensor) -> Tensor:
+        """Repeat the last of N steps float[B, N, A] up to the action horizon; what is not given is not read."""
+        missing = self.processor.codec.action_horizon - given.shape[1]
+        return torch.cat([given, given[:, -1:].expand(-1, missing, -1)], dim=1)
 
     def _move(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: image.to(self.device) for name, image in images.items()}

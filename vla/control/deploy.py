@@ -1,0 +1,214 @@
+"""`vla deploy`: run a policy on a robot, simulated or not, in the loop that must not hurt anything."""
+
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from vla.control.clock import Clock, RealClock
+from vla.control.executor import Executor, Seam
+from vla.control.guard import Guard
+from vla.control.inference import Controller, Threaded, takes_given
+from vla.control.logbook import Logbook
+from vla.control.loop import Loop, Summary
+from vla.control.robot import Robot
+from vla.control.steering import Steering, Verbatim
+from vla.control.strategy import RealTime, Strategy
+from vla.model.checkpoint import DEFAULT, load
+from vla.model.policy import ContractError
+from vla.result import write_result
+from vla.types import Embodiment
+
+SWITCH_S = 5e-4  # the policy's thread gives way to the loop after so long, 5 ms by default
+
+log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="deploy")
+def main(config: DictConfig) -> None:
+    """Carry out one instruction, then write result.json beside the recording."""
+    out = Path(HydraConfig.get().runtime.output_dir).resolve()
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    torch.set_num_threads(settings["threads"])
+    policy = make_policy(config)
+    collides = instantiate(config.robot.collides)
+    with closing(instantiate(config.robot.connect)) as robot:
+        result = deploy(
+            robot,
+            policy,
+            instruction=settings["instruction"],
+            seconds=settings["seconds"],
+            out=out,
+            strategy=instantiate(config.strategy),
+            hz=settings["robot"]["hz"],
+            latency_s=settings["latency_ms"] / 1000,
+            guard={"collides": collides, "hardware": settings["robot"]["hardware"], **settings["guard"]},
+        )
+    source = settings["policy"] or settings["checkpoint"] or str(DEFAULT)
+    path = write_result(out, **result, policy=source, seed=settings["seed"], latency_ms=settings["latency_ms"])
+    print(f"{_verdict(result)}\n{path}")
+    if result["ended"].startswith("signal"):
+        raise KeyboardInterrupt
+
+
+def make_policy(config: DictConfig) -> Controller:
+    """Return the policy behind a URL, or the one of a checkpoint folder."""
+    if config.policy is None:
+        return load(config.checkpoint or DEFAULT, device=config.device)
+    if config.remote is None:
+        raise ValueError(f"policy={config.policy}: no client is configured; give remote._target_, called with url=")
+    return instantiate(config.remote, url=config.policy)
+
+
+def deploy(
+    robot: Robot,
+    policy: Controller,
+    *,
+    instruction: str,
+    seconds: float,
+    out: Path,
+    strategy: Strategy,
+    hz: float,
+    latency_s: float,
+    guard: dict[str, Any],
+    steering: Steering | None = None,
+    clock: Clock | None = None,
+) -> dict[str, Any]:
+    """Run the loop in real time and return what result.json documents; `guard` holds more arguments of the Guard.
+
+    Raises ContractError before anything moves if the policy was trained for another body.
+    """
+    body = Embodiment.from_dict(robot.embodiment())
+    check_contract(policy, body, strategy)
+    clock = clock or RealClock()
+    executor, inference = Executor(strategy, body), Threaded(policy, clock, latency_s)
+    logbook = Logbook(out, body, instruction, hz)
+    loop = Loop(
+        robot=robot,
+        guard=Guard(body, hz, **guard),
+        executor=executor,
+        inference=inference,
+        steering=steering or Verbatim(),
+        clock=clock,
+        logbook=logbook,
+        instruction=instruction,
+    )
+    success = False
+    try:
+        with quiet_interpreter(), signals(loop):
+            summary = loop.run(seconds)
+        truth = robot.truth()
+        success = bool(truth and truth["is_success"])
+    finally:
+        inference.close()
+        logbook.close({"success": success})
+    return {"success": success} | describe(summary, executor, dict(inference.counts), logbook)
+
+
+def check_contract(policy: Controller, body: Embodiment, strategy: Strategy) -> None:
+    """Raise before anything moves if the policy was not trained for this body, or cannot do what the strategy asks."""
+    check = getattr(policy, "check", None)
+    if check is not None:
+        check(body)
+    elif differences := policy.embodiment.differences(body):
+        raise ContractError("the policy was trained for another body:\n  " + "\n  ".join(differences))
+    if isinstance(strategy, RealTime) and not takes_given(policy):
+        raise ValueError(
+            f"strategy=rtc needs a policy that continues given steps, {type(policy).__name__} does not; "
+            "possible: sequential, ensemble, overlap"
+        )
+
+
+@contextmanager
+def quiet_interpreter() -> Iterator[None]:
+    """Keep the interpreter from pausing the loop: shorter turns of other threads, old objects out of the collector."""
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(before_s)
+
+
+@contextmanager
+def signals(loop: Loop) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) brake and hold, latched, and the second end the run as the arm stands."""
+    received = 0
+
+    def handle(number: int, _: object) -> None:
+        nonlocal received
+        received += 1
+        name = signal.Signals(number).name
+        if received == 1:
+            loop.estop(f"signal {name}")
+        else:
+            loop.leave()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def describe(summary: Summary, executor: Executor, inference: dict[str, int], logbook: Logbook) -> dict[str, Any]:
+    """Return the numbers of a run."""
+    return {
+        "ticks": summary.ticks,
+        "missed": summary.missed,
+        "idle_ticks": summary.idle_ticks,
+        "interventions": summary.interventions,
+        "states": dict(summary.states),
+        "ended": summary.ended,
+        "late_ms": _percentiles([1000 * late_s for late_s in summary.late_s]),
+        "delay_ms": _percentiles([1000 * delay_s for delay_s in executor.delays_s]),
+        "seams": _seams(list(executor.seams)),
+        "chunks": dict(executor.counts),
+        "inference": inference,
+        "events": list(logbook.events),
+        "episode": str(logbook.folder / "dataset"),
+        "episode_index": logbook.episode_index,
+        "dropped_frames": logbook.dropped_frames,
+        "recording_fault": logbook.fault or None,
+    }
+
+
+def _percentiles(values: list[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    p50, p99 = np.percentile(values, [50, 99])
+    return {"p50": float(p50), "p99": float(p99), "max": float(max(values))}
+
+
+def _seams(seams: list[Seam]) -> dict[str, Any]:
+    """Return how far target and speed jumped where chunks met."""
+    return {
+        "count": len(seams),
+        "position_rad": _percentiles([seam.position for seam in seams]),
+        "velocity_rad_s": _percentiles([seam.velocity for seam in seams]),
+    }
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    seconds = {state: ticks for state, ticks in result["states"].items() if ticks}
+    done = "carried out" if result["success"] else "not carried out"
+    return (
+        f"{done}; {result['ticks']} ticks ({result['missed']} missed, {result['idle_ticks']} idle), "
+        f"guard: {', '.join(f'{state} {ticks}' for state, ticks in seconds.items())}, "
+        f"{sum(result['interventions'].values())} interventions; ended: {result['ended']}"
+    )

@@ -1,0 +1,176 @@
+"""The record of a run: a LeRobot episode, a log of events, and the last seconds before every stop.
+
+The loop only puts things down; a thread of its own writes and encodes. Every event is on its way to the disk when it
+has happened, a dump is there whole or not at all, and the episode joins the dataset as when collecting: by one rename.
+"""
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vla.control.severity import State
+from vla.data import schema
+from vla.data.recorder import EpisodeRecorder
+from vla.data.writer import DatasetWriter
+from vla.types import Embodiment, Observation
+
+CAMERA = "observation.images."
+FRAMES = 32  # may wait to be encoded; beyond that they are dropped and counted
+EVENTS = 1000  # are kept for the result
+DUMPS = 100  # stops of one run that are dumped
+
+
+class Tick(NamedTuple):
+    """What one tick read and sent."""
+
+    due_s: float  # monotonic clock
+    late_s: float  # began so long after it was due
+    joints: np.ndarray | None  # float32[A], measured
+    target: np.ndarray | None  # float64[A], of the executor
+    command: np.ndarray | None  # float64[A], of the guard, as sent
+    state: State  # of the guard
+
+
+class Moment(NamedTuple):
+    """One frame of the episode, without the action that follows it."""
+
+    observation: Observation  # its instruction is what the controller was asked for
+    joints: np.ndarray
+    since_s: float  # the beginning of the run
+    state: State
+
+
+class Logbook:
+    """Writes dataset/, events.jsonl and stops/ in `folder`. `fault` says why recording ended early, if it did.
+
+    `events` are the latest, `dropped_frames` those that the disk or the encoder was too slow for. With `patient` the
+    loop waits for the encoder instead, which is right where time is virtual.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        embodiment: Embodiment,
+        instruction: str,
+        hz: float,
+        keep_s: float = 5.0,
+        patient: bool = False,
+    ):
+        """Open the dataset, of which this run becomes the next episode; dumps hold the last `keep_s` at `hz` ticks."""
+        self.folder, self.fault, self.dropped_frames = folder, "", 0
+        self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
+        self._instruction, self._patient = instruction, patient
+        self._ticks: deque[Tick] = deque(maxlen=max(1, round(keep_s * hz)))
+        self._dumps = 0
+        self._moment: Moment | None = None
+        self._room = threading.Semaphore(FRAMES)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = (folder / "events.jsonl").open("a")
+        self._writer = DatasetWriter(
+            folder / "dataset", round(embodiment.control_hz), features(embodiment), robot_type=embodiment.name
+        )
+        self._recorder: EpisodeRecorder | None = self._writer.record()
+        self.episode_index = self._recorder.episode_index
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="logbook", daemon=True)
+        self._thread.start()
+
+    def event(self, now_s: float, event: str, **what: Any) -> None:
+        """Write down what happened at a time of the loop's clock."""
+        entry = {"time_s": round(now_s, 6), "event": event, **what}
+        self.events.append(entry)
+        self._jobs.put(lambda: self._write_event({**entry, "wall": time.strftime("%Y-%m-%dT%H:%M:%S%z")}))
+
+    def chunk(self, now_s: float, actions: np.ndarray, **what: Any) -> None:
+        """Write down a chunk float[T, A]; it goes to the log only."""
+        entry = {"time_s": round(now_s, 6), "event": "chunk", **what}
+        self._jobs.put(lambda: self._write_event({**entry, "actions": np.round(actions, 5)}))
+
+    def tick(self, tick: Tick) -> None:
+        """Keep a tick for as long as a dump reaches back."""
+        self._ticks.append(tick)
+
+    def frame(self, moment: Moment, command: np.ndarray) -> None:
+        """Add a frame to the episode; `command` float[A], the latest one, is the action of the frame before it."""
+        before, self._moment = self._moment, moment
+        if before is None or self.fault:
+            return
+        if not self._room.acquire(blocking=self._patient):
+            self.dropped_frames += 1
+            return
+        self._jobs.put(lambda: self._add(before, command))
+
+    def dump(self, state: State) -> None:
+        """Write down the last seconds, in stops/NUMBER-STATE.jsonl."""
+        self._dumps += 1
+        if self._dumps <= DUMPS:
+            ticks, name = list(self._ticks), f"{self._dumps:03d}-{state.name}.jsonl"
+            self._jobs.put(lambda: self._write_dump(name, ticks))
+
+    def close(self, extra: dict[str, int | float | str]) -> None:
+        """Finish the episode with columns of its own and let go of the dataset; waits for the disk."""
+        self._jobs.put(None)
+        self._thread.join()
+        if self._recorder is not None and self._recorder.length:
+            self._guarded(lambda recorder=self._recorder: recorder.save(extra=extra))
+        elif self._recorder is not None:
+            self._recorder.discard()
+        self._guarded(self._writer.close)
+        self._lines.close()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._guarded(job)
+
+    def _guarded(self, job: Callable[[], object]) -> None:
+        """Do something with the disk; one that fails ends the recording, not the control."""
+        try:
+            job()
+        except OSError as error:
+            self.fault = self.fault or str(error)
+            if self._recorder is not None:
+                self._recorder.discard()
+                self._recorder = None
+
+    def _write_event(self, entry: dict[str, Any]) -> None:
+        self._lines.write(json.dumps(entry, default=_plain) + "\n")
+        self._lines.flush()
+
+    def _write_dump(self, name: str, ticks: list[Tick]) -> None:
+        lines = [json.dumps(tick._asdict() | {"state": tick.state.name}, default=_plain) for tick in ticks]
+        schema.write_whole(self.folder / "stops" / name, lambda path: path.write_text("\n".join(lines) + "\n"))
+
+    def _add(self, moment: Moment, command: np.ndarray) -> None:
+        self._room.release()
+        if self._recorder is None:
+            return
+        images = {CAMERA + name: image for name, image in moment.observation.images.items()}
+        row = {"observation.state": moment.joints, "action": command, "subtask": moment.observation.instruction}
+        row |= {"guard": int(moment.state), "since_s": moment.since_s}
+        self._recorder.add(images | row, task=self._instruction)
+
+
+def features(embodiment: Embodiment) -> schema.Features:
+    """Features of a recorded run; `action` is the command that was sent, `guard` the number of the guard's state."""
+    found: schema.Features = {}
+    for name, camera in embodiment.cameras.items():
+        shape = [camera.height, camera.width, 3]
+        found[CAMERA + name] = {"dtype": "video", "shape": shape, "names": ["height", "width", "channels"]}
+    names = [f"{joint}.pos" for joint in embodiment.joints]
+    for key in ("observation.state", "action"):
+        found[key] = {"dtype": "float32", "shape": [len(names)], "names": names}
+    single = {"subtask": "string", "guard": "int64", "since_s": "float64"}
+    return found | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in single.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{value!r} of type {type(value).__name__} has no place in the log")

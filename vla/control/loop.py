@@ -1,0 +1,279 @@
+"""The control loop: sense, executor, guard, actuate, at absolute deadlines, in the one process that moves the robot.
+
+All that moves the robot goes through here. The policy thinks elsewhere (inference.py), the disk is written elsewhere
+(logbook.py); nothing in a tick waits for either, and nothing that they do wrong raises here.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vla.control.clock import Clock, Metronome
+from vla.control.executor import Executor
+from vla.control.guard import Guard, Status
+from vla.control.inference import Answer, Inference, Request
+from vla.control.logbook import Logbook, Moment, Tick
+from vla.control.robot import Measurement, Robot
+from vla.control.severity import State
+from vla.control.steering import Steering
+from vla.control.vigil import Vigil
+from vla.types import Observation
+
+START_S = 10.0  # that the robot may take for its first measurement and frames
+REST_S = 3.0  # that the arm may take to come to rest at the end
+FOLLOWING = (State.NORMAL, State.DEGRADED)
+
+
+class StartError(RuntimeError):
+    """The robot cannot be engaged; nothing has moved."""
+
+
+@dataclass
+class Summary:
+    """What became of a run."""
+
+    ticks: int = 0
+    missed: int = 0  # periods that were skipped
+    idle_ticks: int = 0  # since the first motion, in which there was nothing new to do
+    states: Counter[str] = field(default_factory=Counter)  # ticks in each state of the guard
+    interventions: dict[str, int] = field(default_factory=dict)  # of the guard, by rule
+    late_s: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))  # of the ticks
+    ended: str = ""  # why it did
+
+
+class Loop:
+    """Runs one instruction on one robot.
+
+    `stop`, `estop`, `leave` and `engage` may be called from any thread and from signal handlers.
+    """
+
+    def __init__(
+        self,
+        *,
+        robot: Robot,
+        guard: Guard,
+        executor: Executor,
+        inference: Inference,
+        steering: Steering,
+        clock: Clock,
+        logbook: Logbook,
+        instruction: str,
+    ):
+        """Take all parts; the rate is the guard's."""
+        self._robot, self._guard, self._executor, self._inference = robot, guard, executor, inference
+        self._steering, self._clock, self._logbook, self._instruction = steering, clock, logbook, instruction
+        self._vigil, self._metronome = Vigil(guard), Metronome(clock, guard.hz)
+        self._record_s = 1 / guard.embodiment.control_hz  # from one recorded frame to the next
+        self._recorded_s = -np.inf
+        self._past: deque[Measurement] = deque(maxlen=max(2, round(guard.hz)))  # of the last second
+        self._observation: Observation | None = None
+        self._text: str | None = None
+        self._asked_s = -np.inf  # time of the newest frame that went to the policy
+        self._status: Status | None = None
+        self._command: np.ndarray | None = None  # the latest one sent
+        self._noted: object = None  # the intervention that was logged last
+        self._stopping, self._stopped_s, self._began_s = "", 0.0, 0.0
+        self._left = self._wants_engage = False
+        self.summary = Summary()
+
+    def run(self, seconds: float) -> Summary:
+        """Engage, run for so many seconds or until stopped, brake, and return what became of it."""
+        self._start()
+        end_s = self._clock.now() + seconds
+        while not self._left and not self._stopped:
+            self.tick(self._metronome.wait())
+            if self._clock.now() >= end_s and not self._stopping:
+                self.stop("the time is over")
+        self.summary.missed = self._metronome.missed
+        self.summary.ended = self._stopping or "left"
+        self._logbook.event(self._clock.now(), "end", reason=self.summary.ended)
+        self._logbook.dump(self._status.state if self._status else State.IDLE)
+        return self.summary
+
+    def stop(self, reason: str) -> None:
+        """Brake, and end the run when at rest."""
+        if not self._stopping:
+            self._stopping, self._stopped_s = reason, self._clock.now()
+        self._guard.alarm("end", State.HOLD, reason)
+
+    def estop(self, reason: str) -> None:
+        """Brake and hold, latched, and end the run when at rest."""
+        self._guard.estop(reason)
+        self.stop(reason)
+
+    def leave(self) -> None:
+        """End the run after the present tick, without waiting for rest; the servos hold the last command."""
+        self._left = True
+
+    def engage(self) -> None:
+        """Engage anew in the next tick, after an e-stop was acknowledged."""
+        self._wants_engage = True
+
+    def tick(self, due_s: float) -> Status:
+        """Do what is due at this time, and return the guard's status."""
+        late_s = self._clock.now() - due_s
+        measurement = self._measure()
+        now_s = self._clock.now()  # the bus may have taken its time
+        joints, measured_s = (measurement.joints, measurement.time_s) if measurement else (None, None)
+        if self._wants_engage and joints is not None:
+            self._wants_engage = False
+            self._engage_again(joints, now_s)
+        self._listen(now_s)
+        self._look(now_s, due_s)
+        self._listen(now_s)
+        aim_s = due_s + self._metronome.period_s  # a command is for the end of its period
+        target = self._executor.target(aim_s)
+        command, status = self._guard.step(target, joints, now_s, due_s, measured_s)
+        if joints is not None and self._command is not None:
+            self._record(due_s, joints, self._command, status.state)
+        if command is not None:
+            self._send(command)
+        self._command = command
+        self._count(status, aim_s, late_s)
+        self._logbook.tick(Tick(due_s, late_s, joints, target, command, status.state))
+        self._note(status, now_s)
+        self._steer_executor(status, now_s, joints if command is None else command, aim_s)
+        return status
+
+    def _start(self) -> None:
+        """Wait for the robot to show itself, then engage the guard where it is."""
+        limit_s = self._clock.now() + START_S
+        while (measurement := self._measure()) is None or None in self._frames().values():
+            if self._clock.now() > limit_s:
+                missing = [name for name, frame in self._frames().items() if frame is None]
+                what = [*(["joints"] if measurement is None else []), *(f"camera {name}" for name in missing)]
+                raise StartError(f"nothing came from {', '.join(what)} for {START_S} s; check power, cables and ports")
+            self._clock.sleep_until(self._clock.now() + self._metronome.period_s)
+        self._began_s = self._clock.now()
+        self._guard.engage(measurement.joints)
+        self._executor.halt(self._began_s, measurement.joints)
+        self._logbook.event(self._began_s, "engage", joints=measurement.joints)
+
+    def _engage_again(self, joints: np.ndarray, now_s: float) -> None:
+        try:
+            self._guard.engage(joints)
+        except (ValueError, RuntimeError) as error:
+            self._logbook.event(now_s, "engage refused", reason=str(error))
+        else:
+            self._executor.halt(now_s, joints)
+            self._logbook.event(now_s, "engage", joints=joints)
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether the run was stopped and the commands have come to rest, or should have."""
+        if not self._stopping or self._status is None:
+            return False
+        braked = self._status.at_rest and self._status.state not in (State.ENGAGING, *FOLLOWING)
+        return braked or self._clock.now() > self._stopped_s + REST_S
+
+    def _measure(self) -> Measurement | None:
+        """Read the joints; a bus that fails is an alarm."""
+        try:
+            measurement = self._robot.read_joints()
+        except OSError as error:
+            self._vigil.report("bus read", State.HOLD, str(error))
+            return None
+        self._vigil.report("bus read", None)
+        if measurement is not None:
+            self._past.append(measurement)
+        return measurement
+
+    def _send(self, command: np.ndarray) -> None:
+        try:
+            self._robot.send_action(command)
+        except OSError as error:
+            self._vigil.report("bus write", State.HOLD, str(error))
+        else:
+            self._vigil.report("bus write", None)
+
+    def _frames(self) -> dict:
+        return {name: self._robot.cameras[name].latest() for name in self._guard.embodiment.cameras}
+
+    def _look(self, now_s: float, due_s: float) -> None:
+        """Make an observation of new frames, and ask the policy if it is time."""
+        frames = self._frames()
+        self._vigil.cameras(frames, now_s, self._began_s)
+        self._vigil.policy(self._inference.waiting_s())
+        if None in frames.values():
+            return
+        frame_s = min((frame.time_s for frame in frames.values()), default=due_s)
+        if self._observation is None or frame_s > self._observation.time_s:
+            images = {name: frame.image for name, frame in frames.items()}
+            self._observation = Observation(images, self._joints_at(frame_s), self._instruction, frame_s)
+            self._text = self._steering.look(self._observation)
+            self._vigil.report("steering", None if self._text else State.HOLD, "there is nothing to do")
+        if self._text is None or self._inference.waiting_s() or self._observation.time_s <= self._asked_s:
+            return
+        if (self._status and self._status.state >= State.STOP1) or self._stopping:
+            return
+        if question := self._executor.ask(self._observation.time_s):
+            self._asked_s = question.frame_s
+            observation = replace(self._observation, instruction=self._text)
+            self._inference.ask(Request(observation, question, now_s))
+
+    def _joints_at(self, t_s: float) -> np.ndarray:
+        """Return the measurement that is closest to a time."""
+        return min(self._past, key=lambda measurement: abs(measurement.time_s - t_s)).joints
+
+    def _listen(self, now_s: float) -> None:
+        """Hand answers of the policy to the executor; what is wrong with them is an alarm."""
+        for answer in self._inference.answers():
+            wrong = answer.error
+            if answer.chunk is not None:
+                wrong = self._hear(answer, now_s)
+            self._vigil.report("policy", State.DEGRADED if wrong else None, wrong)
+            if wrong:
+                self._logbook.event(now_s, "policy", reason=wrong)
+
+    def _hear(self, answer: Answer, now_s: float) -> str:
+        """Take a chunk; return what is wrong with it."""
+        chunk, request = answer.chunk, answer.request
+        assert chunk is not None
+        text = request.observation.instruction
+        self._steering.hear(chunk, text)
+        if text != self._text:
+            self._executor.counts["other_words"] += 1
+            return ""
+        refused = self._executor.counts["refused"]
+        why = self._executor.take(chunk, request.question, now_s)
+        what = {"frame_s": request.question.frame_s, "given": len(request.question.given), "dropped": why}
+        self._logbook.chunk(now_s, chunk.actions, text=text, progress=chunk.progress, done=chunk.done, **what)
+        return why if self._executor.counts["refused"] > refused else ""
+
+    def _steer_executor(self, status: Status, now_s: float, pose: np.ndarray | None, next_s: float) -> None:
+        """Let the executor go on only while the guard follows it; it begins anew from where the arm is held."""
+        if status.state in FOLLOWING and self._text is not None:
+            self._executor.resume(next_s)
+        elif status.state is not State.ENGAGING and pose is not None and not (status.at_rest and self._executor.halted):
+            self._executor.halt(now_s, pose)
+
+    def _count(self, status: Status, aim_s: float, late_s: float) -> None:
+        summary = self.summary
+        summary.ticks += 1
+        summary.states[status.state.name] += 1
+        summary.interventions = dict(status.interventions)
+        summary.late_s.append(late_s)
+        if self._executor.counts["chunks"] and not self._stopping:
+            summary.idle_ticks += self._executor.idle(aim_s)
+
+    def _note(self, status: Status, now_s: float) -> None:
+        """Log what the guard did, and dump the last seconds when it stops."""
+        before = self._status.state if self._status else State.ENGAGING
+        self._status = status
+        if status.state is not before:
+            self._logbook.event(now_s, "state", state=status.state.name, before=before.name, reasons=status.reasons)
+            if status.state >= State.HOLD > before:
+                self._logbook.dump(status.state)
+        latest = self._guard.journal.recent[-1] if self._guard.journal.recent else None
+        if latest is not self._noted:
+            self._noted = latest
+            self._logbook.event(now_s, "intervention", rule=latest.rule, reason=latest.reason)
+
+    def _record(self, due_s: float, joints: np.ndarray, command: np.ndarray, state: State) -> None:
+        """Add a frame to the episode, at the rate of the embodiment; `command` is the one for this moment."""
+        if self._observation is None or due_s < self._recorded_s + self._record_s - 1e-6:
+            return
+        self._recorded_s = due_s if due_s > self._recorded_s + 2 * self._record_s else self._recorded_s + self._record_s
+        observation = replace(self._observation, instruction=self._text or "")
+        self._logbook.frame(Moment(observation, joints, due_s - self._began_s, state), command)

@@ -1,0 +1,31 @@
+"""What the controller is asked for at each moment: the operator's words, or a planner's subtasks."""
+
+from typing import Protocol
+
+from vla.types import ActionChunk, Observation
+
+
+class Steering(Protocol):
+    """Says which text goes to the controller. Called from the loop, so that it must answer at once.
+
+    A planner that needs longer thinks elsewhere and answers from what it knows until then.
+    """
+
+    def look(self, observation: Observation) -> str | None:
+        """Take note of the newest observation (its instruction is the operator's); return the text, None to hold."""
+        ...
+
+    def hear(self, chunk: ActionChunk, text: str) -> None:
+        """Take note of what the controller answered to a text: how far it is, whether it is done."""
+        ...
+
+
+class Verbatim:
+    """Hands the operator's instruction on as it is."""
+
+    def look(self, observation: Observation) -> str | None:
+        """Return the instruction."""
+        return observation.instruction
+
+    def hear(self, chunk: ActionChunk, text: str) -> None:
+        """Nothing depends on it."""
