@@ -4,7 +4,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vla.control.clock import Clock, RealClock
 from vla.control.executor import Executor, Seam
+from vla.control.faults.injection import Injection
 from vla.control.guard import Guard
 from vla.control.inference import Controller, Threaded, takes_given
 from vla.control.logbook import Logbook
@@ -53,6 +54,7 @@ def main(config: DictConfig) -> None:
             strategy=instantiate(config.strategy),
             hz=settings["robot"]["hz"],
             latency_s=settings["latency_ms"] / 1000,
+            faults=settings["faults"],
             guard={"collides": collides, "hardware": settings["robot"]["hardware"], **settings["guard"]},
         )
     source = settings["policy"] or settings["checkpoint"] or str(DEFAULT)
@@ -84,16 +86,20 @@ def deploy(
     guard: dict[str, Any],
     steering: Steering | None = None,
     clock: Clock | None = None,
+    faults: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Run the loop in real time and return what result.json documents; `guard` holds more arguments of the Guard.
+    """Run the loop in real time and return what result.json documents.
+
+    `guard` holds more arguments of the Guard; `faults` those of `Fault`s, which are refused where `guard.hardware` is.
 
     Raises ContractError before anything moves if the policy was trained for another body.
     """
     body = Embodiment.from_dict(robot.embodiment())
+    injection = Injection(faults, robot, policy, clock or RealClock(), hardware=guard.get("hardware", True))
+    robot, policy, clock = injection.robot, injection.policy, injection.clock
     check_contract(policy, body, strategy)
-    clock = clock or RealClock()
-    executor, inference = Executor(strategy, body), Threaded(policy, clock, latency_s)
-    logbook = Logbook(out, body, instruction, hz)
+    executor, inference = Executor(strategy, body), injection.inference(Threaded(policy, clock, latency_s))
+    logbook = Logbook(out, body, instruction, hz, disk=injection.disk)
     loop = Loop(
         robot=robot,
         guard=Guard(body, hz, **guard),

@@ -5,6 +5,7 @@ has happened, a dump is there whole or not at all, and the episode joins the dat
 """
 
 import json
+import shutil
 import threading
 import time
 from collections import deque
@@ -25,6 +26,8 @@ CAMERA = "observation.images."
 FRAMES = 32  # may wait to be encoded; beyond that they are dropped and counted
 EVENTS = 1000  # are kept for the result
 DUMPS = 100  # stops of one run that are dumped
+ROOM_BYTES = 128 * 2**20  # that are left on the disk when recording ends by itself; two episodes need less
+LOOK_EVERY = 50  # frames, at how much room there is
 
 
 class Tick(NamedTuple):
@@ -47,6 +50,18 @@ class Moment(NamedTuple):
     state: State
 
 
+class Disk:
+    """What the logbook asks of the disk."""
+
+    def run(self, job: Callable[[], object]) -> None:
+        """Do something that writes; raises OSError."""
+        job()
+
+    def free_bytes(self, folder: Path) -> int:
+        """Return how much more can be written."""
+        return shutil.disk_usage(folder).free
+
+
 class Logbook:
     """Writes dataset/, events.jsonl and stops/ in `folder`. `fault` says why recording ended early, if it did.
 
@@ -62,11 +77,12 @@ class Logbook:
         hz: float,
         keep_s: float = 5.0,
         patient: bool = False,
+        disk: Disk | None = None,
     ):
         """Open the dataset, of which this run becomes the next episode; dumps hold the last `keep_s` at `hz` ticks."""
         self.folder, self.fault, self.dropped_frames = folder, "", 0
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
-        self._instruction, self._patient = instruction, patient
+        self._instruction, self._patient, self._disk = instruction, patient, disk or Disk()
         self._ticks: deque[Tick] = deque(maxlen=max(1, round(keep_s * hz)))
         self._dumps = 0
         self._moment: Moment | None = None
@@ -132,7 +148,7 @@ class Logbook:
     def _guarded(self, job: Callable[[], object]) -> None:
         """Do something with the disk; one that fails ends the recording, not the control."""
         try:
-            job()
+            self._disk.run(job)
         except OSError as error:
             self.fault = self.fault or str(error)
             if self._recorder is not None:
@@ -149,7 +165,10 @@ class Logbook:
 
     def _add(self, moment: Moment, command: np.ndarray) -> None:
         self._room.release()
-        if self._recorder is None:
+        if self._recorder is None or self.fault:
+            return
+        if self._recorder.length % LOOK_EVERY == 0 and self._disk.free_bytes(self.folder) < ROOM_BYTES:
+            self.fault = f"less than {ROOM_BYTES >> 20} MiB are free in {self.folder}; recording ended, it is kept so far"
             return
         images = {CAMERA + name: image for name, image in moment.observation.images.items()}
         row = {"observation.state": moment.joints, "action": command, "subtask": moment.observation.instruction}

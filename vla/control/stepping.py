@@ -5,11 +5,13 @@ whose accomplishment is being checked goes on meanwhile, and while the next one 
 """
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from vla.control.hierarchy import Hierarchy, Pacing
 from vla.control.supervisor import Supervisor, Turn
 from vla.types import ActionChunk, Observation
+
+PATIENCE_S = 5.0  # for which a subtask that is being checked goes on
 
 logger = logging.getLogger(__name__)
 
@@ -17,13 +19,21 @@ logger = logging.getLogger(__name__)
 class Stepping:
     """Steers a loop (see `Steering`) through the subtasks of one instruction."""
 
-    def __init__(self, supervisor: Supervisor, instruction: str, pacing: Pacing, control_hz: float) -> None:
-        """control_hz: control steps a second, in which the pacing counts."""
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        instruction: str,
+        pacing: Pacing,
+        control_hz: float,
+        thread: Executor | None = None,
+    ) -> None:
+        """control_hz: control steps a second, in which the pacing counts; thread: where the planner thinks."""
         self.hierarchy = Hierarchy(instruction, pacing)
         self._supervisor, self._control_hz = supervisor, control_hz
-        self._thread = ThreadPoolExecutor(1, "planner")
+        self._thread = thread or ThreadPoolExecutor(1, "planner")
         self._thinking: Future[None] | None = None
         self._meanwhile: str | None = None  # the subtask while the planner thinks
+        self._asked_s = 0.0
         self._began_s: float | None = None
 
     def look(self, observation: Observation) -> str | None:
@@ -31,10 +41,10 @@ class Stepping:
         if self._began_s is None:
             self._began_s = observation.time_s
         if self._busy():
-            return self._meanwhile
+            return self._meanwhile if observation.time_s <= self._asked_s + PATIENCE_S else None
         hierarchy = self.hierarchy
         if hierarchy.wants_plan or hierarchy.wants_checks:
-            self._meanwhile = hierarchy.subtask
+            self._meanwhile, self._asked_s = hierarchy.subtask, observation.time_s
             self._thinking = self._thread.submit(
                 self._supervisor.serve, [Turn(hierarchy, observation, self._step(observation.time_s))]
             )
