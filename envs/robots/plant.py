@@ -94,6 +94,10 @@ class Plant:
         seen = {"held": world.held(), "lifted_m": lifted_m}
         return {**self.info, **seen, "is_success": self.success, "success_s": self.success_s}
 
+    def blow_up(self) -> None:
+        """Spoil the state as an unstable simulation does, to see what comes of it."""
+        self._env.data.qpos[0] = np.nan
+
     def close(self) -> None:
         """Free the renderer."""
         self._env.close()
