@@ -41,7 +41,7 @@ BEGAN_S = 100.0  # of the virtual clock
 REACH_S = 0.6  # after the start the arm is on its way
 HORIZON = 16  # steps of a chunk of the driver
 SAME = 0.02  # joints that are closer than this are at the same place of the path
-AFTER_S = 3.0  # that a run goes on after its fault, beside what the task still takes
+AFTER_S = 3.0  # that a run goes on after its fault
 ACKNOWLEDGED_S = 1.0  # after the fault is over
 ASIDE_S = 2.0  # that the physics goes on when the controller is gone
 
@@ -89,6 +89,7 @@ class Flight:
     limits: float = 0.0  # share of any limit that the commands used at most
     refused: str = ""  # why it did not start
     success: bool = False
+    success_s: float = inf  # when
     void: str = ""  # why the simulation is worth nothing
     recording_fault: str = ""
     dropped_frames: int = 0
@@ -311,6 +312,7 @@ def _fill(flight: Flight, witness: Witness, logbook: Logbook, steering: Stream, 
         flight.void = str(error)
         return
     flight.success = bool(truth.get("is_success"))
+    flight.success_s = truth.get("success_s") or inf
     if flight.moments:
         last = flight.moments[-1]
         flight.moments.append(last._replace(held=truth.get("held"), lifted_m=truth.get("lifted_m") or 0.0))

@@ -150,10 +150,11 @@ class Hangar:
             self._policy = policy = self._policy or load(self._checkpoint or DEFAULT)
             at_s, seconds = 1.5, CHECKPOINT_S
         else:
-            at_s = self.nominal(scenario.seed).onset_s(scenario.phase)
-            lasts_s = scenario.for_s if isfinite(scenario.for_s) else 0.0
-            seconds = NOMINAL_S if row.planned else at_s + lasts_s + AFTER_S + 3.0 * self._finishes(scenario)
-            seconds = max(seconds, NOMINAL_S) if row.same_motion else seconds + 2.0 * row.acknowledged
+            nominal = self.nominal(scenario.seed, row.planned)
+            at_s, lasts_s = nominal.onset_s(scenario.phase), scenario.for_s if isfinite(scenario.for_s) else 0.0
+            seconds = at_s + lasts_s + AFTER_S
+            if self._finishes(scenario) or row.planned:
+                seconds = nominal.success_s + lasts_s + _still_late_s(row) + AFTER_S + 1.0 * row.acknowledged
         return fly(self.stage, scenario.seed, self.path(scenario.seed), seconds, row, at_s, scenario.for_s, policy), at_s
 
     def judge(self, scenario: Scenario) -> Verdict:
@@ -166,8 +167,10 @@ class Hangar:
         reached, detect_s = _reached(flight, at_s, scenario)
         wrong = [*_state_errors(flight, at_s, scenario, reached, detect_s), *_motion_errors(flight, at_s)]
         wrong += self._object_errors(flight, at_s, scenario)
-        if scenario.row.same_motion and not np.array_equal(flight.commands()[:-1], self._undisturbed(scenario, flight)):
-            wrong.append("it moved otherwise than without the fault")
+        if scenario.row.same_motion:
+            nominal = self.nominal(scenario.seed)
+            motions = [_motion_until(one, min(flight.end_s, nominal.end_s)) for one in (flight, nominal)]
+            wrong += [] if np.array_equal(*motions) else ["it moved otherwise than without the fault"]
         return Verdict(reached, detect_s, tuple(wrong))
 
     def _finishes(self, scenario: Scenario) -> bool:
@@ -184,7 +187,7 @@ class Hangar:
         elif self._finishes(scenario):
             if not flight.success:
                 yield "the task was not finished"
-        elif _holds(flight, at_s) and not flight.moments[-1].held:
+        elif (_holds(flight, at_s) or row.planned) and not flight.moments[-1].held:
             yield "the object was dropped"
         if row.recording_ends and not flight.recording_fault:
             yield "recording did not end"
@@ -192,10 +195,6 @@ class Hangar:
             yield "no frame of the recording was dropped"
         if row.planned and not flight.words <= {self.stage.pick, self.stage.instruction}:
             yield f"the controller was asked for {sorted(flight.words)}"
-
-    def _undisturbed(self, scenario: Scenario, flight: Flight) -> np.ndarray:
-        """Return the commands of the undisturbed flight for as long as this one was to last."""
-        return self.nominal(scenario.seed).commands()[: len(flight.commands()) - 1]
 
 
 def _reached(flight: Flight, at_s: float, scenario: Scenario) -> tuple[str, float | None]:
@@ -240,8 +239,8 @@ def _state_errors(
         return
     if row.acknowledged:
         over_s += 1.0
-        early = [state for time_s, state in states if time_s < over_s and state < expected]
-        if early[1:]:
+        first_s = next(time_s for time_s, state in states if state is expected)
+        if any(state < expected for time_s, state in states if first_s <= time_s < over_s):
             yield "went on without a human"
     if expected > State.DEGRADED and not row.planned:
         back_s = [time_s for time_s, state in states if time_s > at_s and state in (State.NORMAL, State.DEGRADED)]
@@ -267,6 +266,11 @@ def _motion_errors(flight: Flight, at_s: float) -> Iterator[str]:
         held = [m.command for m in flight.moments if from_s + BRAKED_S < m.time_s < to_s - 1e-9]
         if held and np.ptp(held, axis=0).any():
             yield f"moved while in {state.name}"
+
+
+def _motion_until(flight: Flight, end_s: float) -> np.ndarray:
+    """Return the commands up to a time."""
+    return np.array([moment.command for moment in flight.moments if moment.time_s < end_s - 1e-9])
 
 
 def _holds(flight: Flight, at_s: float) -> bool:

@@ -135,7 +135,7 @@ class Logbook:
         self._jobs.put(None)
         self._thread.join()
         if self._recorder is not None and self._recorder.length:
-            self._guarded(lambda recorder=self._recorder: recorder.save(extra=extra))
+            self._guarded(lambda recorder=self._recorder: self._disk.run(lambda: recorder.save(extra=extra)))
         elif self._recorder is not None:
             self._recorder.discard()
         self._guarded(self._writer.close)
@@ -148,7 +148,7 @@ class Logbook:
     def _guarded(self, job: Callable[[], object]) -> None:
         """Do something with the disk; one that fails ends the recording, not the control."""
         try:
-            self._disk.run(job)
+            job()
         except OSError as error:
             self.fault = self.fault or str(error)
             if self._recorder is not None:
@@ -156,12 +156,13 @@ class Logbook:
                 self._recorder = None
 
     def _write_event(self, entry: dict[str, Any]) -> None:
-        self._lines.write(json.dumps(entry, default=_plain) + "\n")
-        self._lines.flush()
+        line = json.dumps(entry, default=_plain) + "\n"
+        self._disk.run(lambda: (self._lines.write(line), self._lines.flush()))
 
     def _write_dump(self, name: str, ticks: list[Tick]) -> None:
         lines = [json.dumps(tick._asdict() | {"state": tick.state.name}, default=_plain) for tick in ticks]
-        schema.write_whole(self.folder / "stops" / name, lambda path: path.write_text("\n".join(lines) + "\n"))
+        text = "\n".join(lines) + "\n"
+        self._disk.run(lambda: schema.write_whole(self.folder / "stops" / name, lambda path: path.write_text(text)))
 
     def _add(self, moment: Moment, command: np.ndarray) -> None:
         self._room.release()
@@ -173,7 +174,8 @@ class Logbook:
         images = {CAMERA + name: image for name, image in moment.observation.images.items()}
         row = {"observation.state": moment.joints, "action": command, "subtask": moment.observation.instruction}
         row |= {"guard": int(moment.state), "since_s": moment.since_s}
-        self._recorder.add(images | row, task=self._instruction)
+        recorder = self._recorder
+        self._disk.run(lambda: recorder.add(images | row, task=self._instruction))
 
 
 def features(embodiment: Embodiment) -> schema.Features:

@@ -1,7 +1,7 @@
 """Which part fails in which way at what time, in PX4's words (docs.px4.io, "System Failure Injection")."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from math import inf
 from typing import Any
@@ -65,6 +65,8 @@ class Fault:
         kind = Kind(self.kind)
         if self.how not in ("", *kinds[kind]):
             raise ValueError(f"{part} {kind} knows no {self.how!r}; possible: {', '.join(kinds[kind])}")
+        if (part, kind) == ("disk", Kind.SLOW) and self.for_s == inf:
+            raise ValueError("a disk that is slow for ever would never let go of the recording; give for_s")
         if self.at_s < 0 or self.for_s <= 0 or self.amount < 0:
             raise ValueError(f"{self}: at_s and amount cannot be negative, for_s must be positive")
         object.__setattr__(self, "kind", kind)
@@ -79,7 +81,7 @@ class Faults:
         self, faults: Iterable[Fault | Mapping[str, Any]], clock: Clock, hardware: bool = True, seed: int = 0
     ):
         """Take what will fail; raises ValueError where something could be hurt by that."""
-        self._faults = [fault if isinstance(fault, Fault) else Fault(**fault) for fault in faults]
+        self._faults = [fault if isinstance(fault, Fault) else _read(fault) for fault in faults]
         if self._faults and hardware:
             raise ValueError("faults are injected in simulation only, and this robot is real; leave faults empty")
         self.clock, self.rng = clock, np.random.default_rng(seed)
@@ -113,3 +115,11 @@ class Faults:
     def drops(self, fault: Fault) -> bool:
         """Draw whether an intermittent fault strikes."""
         return bool(self.rng.random() < fault.amount)
+
+
+def _read(words: Mapping[str, Any]) -> Fault:
+    """Make a fault of the keys of a config."""
+    keys = [field.name for field in fields(Fault)]
+    if not isinstance(words, Mapping) or not {"name", "kind"} <= words.keys() <= set(keys):
+        raise ValueError(f"{words!r} is no fault; write {{name: .., kind: ..}}, possible beside those: {', '.join(keys[2:])}")
+    return Fault(**words)
