@@ -9,7 +9,6 @@ import numpy as np
 from envs.tabletop import arm, scene
 from envs.tabletop.env import TabletopEnv
 
-
 WARNINGS = {
     "bad position": mujoco.mjtWarning.mjWARN_BADQPOS,
     "bad velocity": mujoco.mjtWarning.mjWARN_BADQVEL,

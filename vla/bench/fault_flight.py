@@ -370,5 +370,3 @@ def _check(policy: Any, body: Embodiment) -> None:
     check = getattr(policy, "check", None)
     if check is not None:
         check(body)
-
-

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from math import inf, isfinite
 from typing import Any
 
@@ -155,7 +155,9 @@ class Hangar:
             seconds = at_s + lasts_s + AFTER_S
             if self._finishes(scenario) or row.planned:
                 seconds = nominal.success_s + lasts_s + _still_late_s(row) + AFTER_S + 1.0 * row.acknowledged
-        return fly(self.stage, scenario.seed, self.path(scenario.seed), seconds, row, at_s, scenario.for_s, policy), at_s
+        return fly(
+            self.stage, scenario.seed, self.path(scenario.seed), seconds, row, at_s, scenario.for_s, policy
+        ), at_s
 
     def judge(self, scenario: Scenario) -> Verdict:
         """Fly a scenario and judge it."""
@@ -260,7 +262,7 @@ def _motion_errors(flight: Flight, at_s: float) -> Iterator[str]:
     if flight.limits > 1 + 1e-9:
         yield f"used {flight.limits:.3g} of a limit"
     changes = [*flight.states, (inf, State.IDLE)]
-    for (from_s, state), (to_s, _) in zip(changes, changes[1:], strict=False):
+    for (from_s, state), (to_s, _) in pairwise(changes):
         if state < State.HOLD:
             continue
         held = [m.command for m in flight.moments if from_s + BRAKED_S < m.time_s < to_s - 1e-9]

@@ -11,7 +11,7 @@ from math import inf
 
 import numpy as np
 
-from vla.control.plan import ROUNDING_S, Plan, leap, refusal
+from vla.control.plan import ROUNDING_S, Plan, refusal
 from vla.control.strategy import Strategy
 from vla.types import ActionChunk, Embodiment
 
@@ -87,8 +87,7 @@ class Executor:
 
     def take(self, chunk: ActionChunk, question: Question, now_s: float) -> str:
         """Take the answer to a question; returns why it is not followed, empty if it is."""
-        start = self._pose if question.lead is None else question.lead[-1]
-        if reason := refusal(chunk, self._embodiment) or leap(chunk, start, self._embodiment, self._halted):
+        if reason := refusal(chunk, self._embodiment):
             self.counts["refused"] += 1
             return reason
         frame_s = question.frame_s

@@ -169,7 +169,9 @@ class Logbook:
         if self._recorder is None or self.fault:
             return
         if self._recorder.length % LOOK_EVERY == 0 and self._disk.free_bytes(self.folder) < ROOM_BYTES:
-            self.fault = f"less than {ROOM_BYTES >> 20} MiB are free in {self.folder}; recording ended, it is kept so far"
+            self.fault = (
+                f"less than {ROOM_BYTES >> 20} MiB are free in {self.folder}; recording ended, it is kept so far"
+            )
             return
         images = {CAMERA + name: image for name, image in moment.observation.images.items()}
         row = {"observation.state": moment.joints, "action": command, "subtask": moment.observation.instruction}

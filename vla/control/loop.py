@@ -14,6 +14,7 @@ from vla.control.executor import Executor
 from vla.control.guard import Guard, Status
 from vla.control.inference import Answer, Inference, Request
 from vla.control.logbook import Logbook, Moment, Tick
+from vla.control.plan import leap, refusal
 from vla.control.proprioception import Proprioception
 from vla.control.robot import Measurement, Robot
 from vla.control.severity import State
@@ -250,8 +251,11 @@ class Loop:
         if text != self._text:
             self._executor.counts["other_words"] += 1
             return ""
-        refused = self._executor.counts["refused"]
-        why = self._executor.take(chunk, request.question, now_s)
+        refused, body = self._executor.counts["refused"], self._guard.embodiment
+        if why := refusal(chunk, body) or leap(chunk, request.observation.state, body, self._executor.halted):
+            self._executor.counts["refused"] += 1
+        else:
+            why = self._executor.take(chunk, request.question, now_s)
         what = {"frame_s": request.question.frame_s, "given": len(request.question.given), "dropped": why}
         self._logbook.chunk(now_s, chunk.actions, text=text, progress=chunk.progress, done=chunk.done, **what)
         return why if self._executor.counts["refused"] > refused else ""

@@ -48,7 +48,9 @@ class Proprioception:
             self._behind_since_s = measurement.time_s
         if measurement.time_s - self._behind_since_s < BEHIND_S:
             return ""
-        return f"{self._joints[int(away.argmax())]} is {away.max():.2f} rad from where it was told to be; is it blocked?"
+        return (
+            f"{self._joints[int(away.argmax())]} is {away.max():.2f} rad from where it was told to be; is it blocked?"
+        )
 
     def _judge(self, measurement: Measurement) -> str:
         joints = measurement.joints

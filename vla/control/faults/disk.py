@@ -12,7 +12,7 @@ LOOK_S = 0.001
 
 
 class FaultyDisk(Disk):
-    """A disk with faults of "disk": `off` has no room, `wrong` has almost none, `slow` writes nothing while it lasts."""
+    """A disk with faults of "disk": `off` has no room, `wrong` has almost none, `slow` stops while it lasts."""
 
     def __init__(self, faults: Faults):
         """Take what will be wrong with it."""

@@ -30,7 +30,12 @@ class FaultyPolicy:
         """Take the policy and what will be wrong with it; it continues given steps if the policy does."""
         self._policy, self._faults = policy, faults
         self._said: ActionChunk | None = None
-        self.act = wraps(policy.act)(self._act)
+
+        @wraps(policy.act)  # so that it has the signature of the policy
+        def act(observations: Sequence[Observation], *given: Any, **more: Any) -> list[ActionChunk]:
+            return self._act(observations, *given, **more)
+
+        self.act = act
 
     @property
     def embodiment(self) -> Embodiment:

@@ -27,7 +27,11 @@ class Kind(StrEnum):
 PLAIN = dict.fromkeys(Kind, ("",))
 POSSIBLE: dict[str, dict[Kind, tuple[str, ...]]] = {  # part -> kind -> the words for `how`, the first by default
     "camera": {**PLAIN, Kind.GARBAGE: ("dark", "bright", "shape")},
-    "policy": {**PLAIN, Kind.GARBAGE: ("nan", "shape", "object"), Kind.WRONG: ("degrees", "permuted", "alternating", "far")},
+    "policy": {
+        **PLAIN,
+        Kind.GARBAGE: ("nan", "shape", "object"),
+        Kind.WRONG: ("degrees", "permuted", "alternating", "far"),
+    },
     "planner": {**PLAIN, Kind.WRONG: ("unseen", "sign")},
     "server": PLAIN,
     "bus": {**PLAIN, Kind.WRONG: ("wrap", "blocked", "servo", "latched")},
@@ -77,9 +81,7 @@ class Fault:
 class Faults:
     """All faults of a run, by the time of a clock; the same seed drops the same frames and replies."""
 
-    def __init__(
-        self, faults: Iterable[Fault | Mapping[str, Any]], clock: Clock, hardware: bool = True, seed: int = 0
-    ):
+    def __init__(self, faults: Iterable[Fault | Mapping[str, Any]], clock: Clock, hardware: bool = True, seed: int = 0):
         """Take what will fail; raises ValueError where something could be hurt by that."""
         self._faults = [fault if isinstance(fault, Fault) else _read(fault) for fault in faults]
         if self._faults and hardware:
@@ -121,5 +123,7 @@ def _read(words: Mapping[str, Any]) -> Fault:
     """Make a fault of the keys of a config."""
     keys = [field.name for field in fields(Fault)]
     if not isinstance(words, Mapping) or not {"name", "kind"} <= words.keys() <= set(keys):
-        raise ValueError(f"{words!r} is no fault; write {{name: .., kind: ..}}, possible beside those: {', '.join(keys[2:])}")
+        raise ValueError(
+            f"{words!r} is no fault; write {{name: .., kind: ..}}, possible beside those: {', '.join(keys[2:])}"
+        )
     return Fault(**words)
