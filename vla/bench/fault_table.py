@@ -1,4 +1,4 @@
-"""The fault table: what fails, and the state in which the loop must then be, how soon, and whether it goes on by itself.
+"""The fault table: what fails, in which state the loop must then be, how soon, and whether it goes on by itself.
 
 A row names what it shows in the order of cameras, policy, planner, server, bus, time, disk and process. `after` holds,
 for each duration, the worst state that must be reached and within how many seconds of the fault's beginning.
