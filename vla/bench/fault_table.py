@@ -66,7 +66,7 @@ ROWS = (
     Row("no chunk at all", {0.6: (DEGRADED, 0.6)}, "policy", "garbage", "object", phases=(CARRY,)),
     Row("stale chunk, again and again", {0.6: (DEGRADED, 0.6), 3: (HOLD, CHUNK_S)}, "policy", "stuck"),
     Row("chunk late by 3 s, queue empty", {0.5: (HOLD, CHUNK_S)}, "policy", "delayed", amount=3.0),
-    Row("chunks that contradict each other", {0.6: (NORMAL, 0)}, "policy", "wrong", "alternating", phases=(REACH,)),
+    Row("chunks that contradict each other", {0.6: (NORMAL, 0)}, "policy", "wrong", "alternating", phases=(START,)),
     Row("memory of the device full once", {0.5: (DEGRADED, 0.6)}, "policy", "off"),
     Row("policy gone for good", {inf: (HOLD, CHUNK_S)}, "policy", "off", phases=(CARRY,), recovers=False),
     Row("policy back after a restart", {3: (HOLD, CHUNK_S)}, "policy", "off"),

@@ -18,7 +18,7 @@ from vla.control.severity import State
 from vla.control.strategy import Strategy
 from vla.model.checkpoint import DEFAULT, load
 
-NOMINAL_S = 9.0  # that the undisturbed task may take
+NOMINAL_S = 7.0  # that the undisturbed task may take
 BRAKED_S = 0.5  # after which a hold must stand still
 BACK_S = 2.0  # after the fault, or its acknowledgement, within which commands must be followed again
 CHECKPOINT_S = 5.0
@@ -189,7 +189,7 @@ class Hangar:
         elif self._finishes(scenario):
             if not flight.success:
                 yield "the task was not finished"
-        elif (_holds(flight, at_s) or row.planned) and not flight.moments[-1].held:
+        elif (_holds(flight, at_s) or row.planned) and not (flight.moments[-1].held or flight.success):
             yield "the object was dropped"
         if row.recording_ends and not flight.recording_fault:
             yield "recording did not end"
