@@ -15,7 +15,7 @@ from vla.types import ActionChunk, Embodiment, Observation
 
 DEADLINE_S = 2.0  # after which a client gives up on a server
 RESENT_S = 0.3  # later is what comes after a packet that was lost
-ASTRAY = 0.15  # [rad], to one side and the other
+ASTRAY = 0.06  # [rad], to one side and the other; twice that at once is more than an arm can do in a tick
 FAR = 1.0  # [rad], from where the arm is
 
 
