@@ -144,11 +144,20 @@ class Follower:
 
 
 class Eyes:
-    """Sees all that it is asked about, and believes that it is accomplished; as slowly as the planner."""
+    """Sees some things and no others, and believes that what it is asked about is accomplished."""
+
+    def __init__(self, things: Sequence[str]):
+        """Take the names of what is in sight."""
+        self._things = things
 
     def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
         """Answer one prompt about each observation."""
-        return ["<box 100 100 200 200>" if prompt.startswith("point") else "yes" for prompt in prompts]
+        return [self._answer(prompt) for prompt in prompts]
+
+    def _answer(self, prompt: str) -> str:
+        if prompt.startswith(("point to", "is there")) and not any(prompt.endswith(thing) for thing in self._things):
+            return "no"
+        return "<box 100 100 200 200>" if prompt.startswith("point to") else "yes"
 
 
 class Later(Future):
@@ -189,20 +198,27 @@ class LaterThread(Thread):
 
 
 class Stream:
-    """A steering whose words stop coming for a while, and that writes them down."""
+    """A steering whose words stop coming for a while, and that writes them down.
+
+    When a planner says that all is done the last words stay, so that a hold is none of the end.
+    """
 
     def __init__(self, steering: Steering, clock: VirtualClock, silent: tuple[float, float]):
         """Be silent from one time to another."""
         self._steering, self._clock, self._silent = steering, clock, silent
         self.words: set[str] = set()
+        self._last: str | None = None
 
     def look(self, observation: Observation) -> str | None:
         """Return the words of the other, or none."""
         text = self._steering.look(observation)
+        if isinstance(self._steering, Stepping) and self._steering.hierarchy.ended == "done":
+            text = self._last
         if self._silent[0] <= self._clock.now() - BEGAN_S < self._silent[1]:
             return None
         if text is not None:
             self.words.add(text)
+        self._last = text
         return text
 
     def hear(self, chunk: ActionChunk, text: str) -> None:
@@ -344,7 +360,7 @@ def _steering(stage: Stage, injection: Injection, clock: VirtualClock, body: Emb
         return Verbatim()
     thread = LaterThread(clock)
     planner = FaultyPlanner(ScriptedPlanner([stage.pick, stage.instruction]), injection.faults, thread.delay)
-    supervisor = Supervisor(planner, stage.grammar, Eyes())
+    supervisor = Supervisor(planner, stage.grammar, Eyes(stage.grammar.parse(stage.instruction).things))
     return Stepping(supervisor, stage.instruction, Pacing(), body.control_hz, thread)
 
 
