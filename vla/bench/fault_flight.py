@@ -22,7 +22,7 @@ from vla.control.faults.injection import Injection
 from vla.control.faults.planner import FaultyPlanner
 from vla.control.faults.schedule import Fault, Kind
 from vla.control.grammar import Grammar
-from vla.control.guard import Guard
+from vla.control.guard import Guard, Status
 from vla.control.hierarchy import Pacing
 from vla.control.inference import Controller, Timed
 from vla.control.logbook import Logbook
@@ -226,6 +226,22 @@ class Stream:
         self._steering.hear(chunk, text)
 
 
+class WatchedGuard(Guard):
+    """The guard, whose changes of state are written down by the true clock."""
+
+    def __init__(self, clock: VirtualClock, *parts: Any, **more: Any):
+        """Take the clock, then as the guard."""
+        super().__init__(*parts, **more)
+        self._clock, self.changes = clock, list[tuple[float, Status]]()
+
+    def step(self, *inputs: Any, **more: Any) -> tuple[np.ndarray | None, Status]:
+        """Step as the guard."""
+        command, status = super().step(*inputs, **more)
+        if not self.changes or status.state is not self.changes[-1][1].state:
+            self.changes.append((self._clock.now() - BEGAN_S, status))
+        return command, status
+
+
 class Witness:
     """The robot, watched: writes down what is sent, and does at their times what only a human or chance does."""
 
@@ -286,7 +302,7 @@ def fly(
         witness = Witness(injection.robot, _truth_of(robot), clock)
         silent = (at_s, at_s + for_s) if row.event == "stream" else (inf, inf)
         steering = Stream(_steering(stage, injection, clock, body, row.planned), clock, silent)
-        guard = Guard(body, stage.hz, stage.collides, hardware=False)
+        guard = WatchedGuard(clock, body, stage.hz, stage.collides, hardware=False)
         patient = row.kind != Kind.SLOW or row.name != "disk"
         logbook = Logbook(folder, body, stage.instruction, stage.hz, patient=patient, disk=injection.disk)
         loop = Loop(
@@ -314,12 +330,12 @@ def fly(
     return flight
 
 
-def _fill(flight: Flight, witness: Witness, logbook: Logbook, steering: Stream, robot: Robot, guard: Guard) -> None:
+def _fill(
+    flight: Flight, witness: Witness, logbook: Logbook, steering: Stream, robot: Robot, guard: WatchedGuard
+) -> None:
     flight.moments, flight.words = witness.moments, steering.words
-    for event in logbook.events:
-        if event["event"] == "state":
-            flight.states.append((event["time_s"] - BEGAN_S, State[event["state"]]))
-            flight.reasons.append("; ".join(event["reasons"]))
+    flight.states = [(time_s, status.state) for time_s, status in guard.changes]
+    flight.reasons = ["; ".join(status.reasons) for _, status in guard.changes]
     flight.limits = _limits_used(flight.commands(), guard)
     flight.recording_fault, flight.dropped_frames = logbook.fault, logbook.dropped_frames
     try:
