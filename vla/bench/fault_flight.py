@@ -1,18 +1,17 @@
 """One run with a fault: a driver that carries an object, the real loop around it in virtual time, and a witness."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor as Thread
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from vla.bench.fault_driver import Demonstration, Eyes, Follower, LaterThread, Stream
 from vla.bench.fault_table import CARRY, GRASP, REACH, START, Row
 from vla.bench.guard import shares_of_limits
 from vla.control.clock import VirtualClock
@@ -35,23 +34,13 @@ from vla.control.stepping import Stepping
 from vla.control.strategy import Strategy
 from vla.control.supervisor import Supervisor
 from vla.model.policy import ContractError
-from vla.types import ActionChunk, Embodiment, Observation
+from vla.types import Embodiment
 
 BEGAN_S = 100.0  # of the virtual clock
 REACH_S = 0.6  # after the start the arm is on its way
-HORIZON = 16  # steps of a chunk of the driver
-SAME = 0.02  # joints that are closer than this are at the same place of the path
 AFTER_S = 3.0  # that a run goes on after its fault
 ACKNOWLEDGED_S = 1.0  # after the fault is over
 ASIDE_S = 2.0  # that the physics goes on when the controller is gone
-
-
-class Demonstration(Protocol):
-    """What a demonstrator did, one row a control step."""
-
-    targets: np.ndarray  # float32[N, A]
-    joints: np.ndarray  # float32[N, A]
-    lifted: np.ndarray  # bool[N]
 
 
 @dataclass(frozen=True)
@@ -108,122 +97,6 @@ class Flight:
         if not reached:
             raise ValueError(f"the undisturbed run never came to {phase!r}")
         return reached[0] + 0.1 * (phase == CARRY)
-
-
-class Follower:
-    """A policy that follows a path from wherever on it the arm is; `done` says that the first or second half is."""
-
-    def __init__(self, embodiment: Embodiment, path: Demonstration, pick: str):
-        """Take the path; `pick` is the instruction that is done when the object has been lifted."""
-        self.embodiment, self._path, self._pick = embodiment, path, pick
-        self._lifted = int(np.argmax(path.lifted)) + 1
-        self._index = 0
-
-    def act(
-        self, observations: Sequence[Observation], given: np.ndarray | None = None, given_steps: int = 0
-    ) -> list[ActionChunk]:
-        """Answer with the next steps of the path, after those that are given."""
-        chunks = []
-        for observation in observations:
-            index = self._find(observation.state)
-            last = self._lifted if observation.instruction == self._pick else len(self._path.targets) - 1
-            steps = np.minimum(np.arange(index, index + HORIZON), max(last, index))
-            actions = self._path.targets[steps].astype(np.float32)
-            if given is not None:
-                actions[:given_steps] = given[0, :given_steps]
-            done = 0.9 if index >= last - 1 else 0.1
-            chunks.append(ActionChunk(actions, 1 / self.embodiment.control_hz, observation.time_s, done=done))
-        return chunks
-
-    def _find(self, state: np.ndarray) -> int:
-        """Return how far along the path the arm is: the last place, ahead of the one before, where it could be."""
-        first = max(self._index - 2, 0)
-        distances = np.abs(self._path.joints[first : self._index + HORIZON] - state).max(axis=1)
-        self._index = first + int(np.flatnonzero(distances <= distances.min() + SAME)[-1])
-        return self._index
-
-
-class Eyes:
-    """Sees some things and no others, and believes that what it is asked about is accomplished."""
-
-    def __init__(self, things: Sequence[str]):
-        """Take the names of what is in sight."""
-        self._things = things
-
-    def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
-        """Answer one prompt about each observation."""
-        return [self._answer(prompt) for prompt in prompts]
-
-    def _answer(self, prompt: str) -> str:
-        if prompt.startswith(("point to", "is there")) and not any(prompt.endswith(thing) for thing in self._things):
-            return "no"
-        return "<box 100 100 200 200>" if prompt.startswith("point to") else "yes"
-
-
-class Later(Future):
-    """The result of work that is not done before `due_s`."""
-
-    def __init__(self, clock: VirtualClock):
-        """Take the clock."""
-        super().__init__()
-        self._clock, self.due_s = clock, inf
-
-    def done(self) -> bool:
-        """Say whether it is there, and may be."""
-        return super().done() and self._clock.now() >= self.due_s
-
-
-class LaterThread(Thread):
-    """Has work done at once, and says when it would have taken `delay` longer by the clock: for virtual time."""
-
-    def __init__(self, clock: VirtualClock):
-        """Take the clock."""
-        self._clock, self._late_s = clock, 0.0
-
-    def delay(self, seconds: float) -> None:
-        """Let the work that is being done take longer."""
-        self._late_s += seconds
-
-    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
-        """Do it now."""
-        self._late_s, future = 0.0, Later(self._clock)
-        try:
-            value = fn(*args, **kwargs)
-        except Exception as error:  # as a thread does
-            future.set_exception(error)
-        else:
-            future.set_result(value)
-        future.due_s = self._clock.now() + self._late_s
-        return future
-
-
-class Stream:
-    """A steering whose words stop coming for a while, and that writes them down.
-
-    When a planner says that all is done the last words stay, so that a hold is none of the end.
-    """
-
-    def __init__(self, steering: Steering, clock: VirtualClock, silent: tuple[float, float]):
-        """Be silent from one time to another."""
-        self._steering, self._clock, self._silent = steering, clock, silent
-        self.words: set[str] = set()
-        self._last: str | None = None
-
-    def look(self, observation: Observation) -> str | None:
-        """Return the words of the other, or none."""
-        text = self._steering.look(observation)
-        if isinstance(self._steering, Stepping) and self._steering.hierarchy.ended == "done":
-            text = self._last
-        if self._silent[0] <= self._clock.now() - BEGAN_S < self._silent[1]:
-            return None
-        if text is not None:
-            self.words.add(text)
-        self._last = text
-        return text
-
-    def hear(self, chunk: ActionChunk, text: str) -> None:
-        """Hand it on."""
-        self._steering.hear(chunk, text)
 
 
 class WatchedGuard(Guard):
@@ -300,7 +173,7 @@ def fly(
         faults = [Fault(row.name, Kind(row.kind), at_s, for_s, row.how, row.amount)] if row.name else []
         injection = Injection(faults, robot, driver, clock, hardware=False, seed=seed)
         witness = Witness(injection.robot, _truth_of(robot), clock)
-        silent = (at_s, at_s + for_s) if row.event == "stream" else (inf, inf)
+        silent = (BEGAN_S + at_s, BEGAN_S + at_s + for_s) if row.event == "stream" else (inf, inf)
         steering = Stream(_steering(stage, injection, clock, body, row.planned), clock, silent)
         guard = WatchedGuard(clock, body, stage.hz, stage.collides, hardware=False)
         patient = row.kind != Kind.SLOW or row.name != "disk"

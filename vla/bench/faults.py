@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vla.bench.fault_flight import AFTER_S, Demonstration, Flight, Stage, fly
+from vla.bench.fault_driver import Demonstration
+from vla.bench.fault_flight import AFTER_S, Flight, Stage, fly
 from vla.bench.fault_table import ELSEWHERE, REFUSED, ROWS, SERVOS, START, Row
 from vla.control.grammar import Grammar
 from vla.control.inference import Controller
