@@ -96,6 +96,7 @@ class Plant:
 
     def blow_up(self) -> None:
         """Spoil the state as an unstable simulation does, to see what comes of it."""
+        mujoco.set_mju_user_warning(lambda message: None)  # it would write a file in the present folder
         self._env.data.qpos[0] = np.nan
 
     def close(self) -> None:
