@@ -128,3 +128,22 @@ def test_it_always_knows_what_it_wants(moves, replan):
         wants = [bool(hierarchy.ended), hierarchy.wants_plan, bool(hierarchy.subtask or hierarchy.wants_checks)]
         assert sum(wants) == 1
         assert len(set(hierarchy.finished)) == len(hierarchy.finished)
+
+
+def test_a_planner_that_asks_for_the_same_again_and_again_is_given_up():
+    hierarchy = begun(PRESS, attempts=3)
+    for step in (10, 20, 30):
+        assert hierarchy.ended is None
+        say_done(hierarchy, step)
+        hierarchy.take_plan(PRESS, step)
+    assert hierarchy.ended == "gave_up" and hierarchy.finished == [PRESS]
+
+
+def test_the_same_subtask_may_come_again_after_another():
+    hierarchy = begun(PRESS, attempts=1)
+    for step, skill in ((10, PLACE), (20, PRESS), (30, PLACE)):
+        say_done(hierarchy, step)
+        if hierarchy.wants_checks:
+            hierarchy.take_checks(["yes"], step)
+        hierarchy.take_plan(skill, step)
+        assert hierarchy.subtask == skill.text

@@ -95,3 +95,15 @@ def test_a_planner_that_breaks_is_a_refusal_and_the_arm_holds(stepping, planner,
     texts = [look(stepping, 0.1 * i) for i in range(12)]
     assert texts == [None] * 12 and stepping.hierarchy.ended == "gave_up"
     assert "out of memory" in stepping.hierarchy.notes[0].text
+
+
+def test_a_check_that_never_ends_is_not_waited_for_longer_than_five_seconds(stepping, planner):
+    planner.may_answer.set()
+    look(stepping, 0.0)
+    for t in (0.3, 0.6):
+        stepping.hear(done(t), FIRST)
+    planner.may_answer.clear()
+    assert [stepping.look(seen(t)) for t in (0.9, 5.8)] == [FIRST] * 2
+    assert stepping.look(seen(6.0)) is None
+    planner.may_answer.set()
+    assert look(stepping, 6.1) == SECOND

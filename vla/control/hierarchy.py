@@ -63,6 +63,7 @@ class Hierarchy:
         self.ended: str | None = None  # "done" or "gave_up"
         self.notes: list[Note] = []
         self._attempt, self._tried = 0, ""
+        self._repeated = 0  # plans in a row for what was accomplished just before
         self._started_step = 0
         self._claimed = False  # the present subtask was declared done, and the check is still out
         self._reviewing = False  # all was said to be done, and is looked at once more
@@ -97,7 +98,11 @@ class Hierarchy:
                 self._end("done", step)
             return
         self._note(step, "plan", plan.text)
-        self._begin(plan, step)
+        self._repeated = self._repeated + 1 if plan in self.finished[-1:] else 0
+        if self._repeated >= self.pacing.attempts and self.pacing.switch == "completion":
+            self._end("gave_up", step)  # a planner that does not see that it is done will not see it the next time
+        else:
+            self._begin(plan, step)
 
     def take_refusal(self, reason: str, step: int) -> None:
         """Note that the planner's words were not accepted; after as many as there are attempts, give up."""
@@ -165,7 +170,7 @@ class Hierarchy:
         self._note(step, "done", self.skill.text)
         if self.skill not in self.finished:
             self.finished.append(self.skill)
-        self.failed, self.skill = "", None  # what is asked for again at once counts as another attempt
+        self.failed, self._attempt, self._tried, self.skill = "", 0, "", None
         if self._again:
             self._begin(self._again.pop(0), step)
 
