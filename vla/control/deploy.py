@@ -91,12 +91,12 @@ def deploy(
     """
     body = Embodiment.from_dict(robot.embodiment())
     check_contract(policy, body, strategy)
-    clock = clock or RealClock()
-    executor, inference = Executor(strategy, body), Threaded(policy, clock, latency_s)
+    clock, executor, keeper = clock or RealClock(), Executor(strategy, body), Guard(body, hz, **guard)
     logbook = Logbook(out, body, instruction, hz)
+    inference = Threaded(policy, clock, latency_s)
     loop = Loop(
         robot=robot,
-        guard=Guard(body, hz, **guard),
+        guard=keeper,
         executor=executor,
         inference=inference,
         steering=steering or Verbatim(),
