@@ -1,5 +1,6 @@
 """Beside a loop, the planner thinks without stopping it, and the subtask that is checked goes on meanwhile."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -95,3 +96,11 @@ def test_a_planner_that_breaks_is_a_refusal_and_the_arm_holds(stepping, planner,
     texts = [look(stepping, 0.1 * i) for i in range(12)]
     assert texts == [None] * 12 and stepping.hierarchy.ended == "gave_up"
     assert "out of memory" in stepping.hierarchy.notes[0].text
+
+
+def test_other_words_of_the_operator_start_it_anew(stepping, planner):
+    planner.may_answer.set()
+    assert look(stepping, 0.0) == FIRST
+    other = dataclasses.replace(seen(0.1), instruction="press it")
+    stepping.look(other)
+    assert stepping.hierarchy.instruction == "press it" and stepping.hierarchy.finished == []

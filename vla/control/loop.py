@@ -5,7 +5,9 @@ All that moves the robot goes through here. The policy thinks elsewhere (inferen
 """
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from vla.control.logbook import Logbook, Moment, Tick
 from vla.control.robot import Measurement, Robot
 from vla.control.severity import State
 from vla.control.steering import Steering
+from vla.control.takeover import Takeover
 from vla.control.vigil import Vigil
 from vla.types import Observation
 
@@ -42,10 +45,25 @@ class Summary:
     ended: str = ""  # why it did
 
 
+@dataclass(frozen=True)
+class Latest:
+    """What the newest tick saw and did, for whoever looks on."""
+
+    status: Status
+    joints: np.ndarray | None  # float32[A], measured
+    command: np.ndarray | None  # float64[A], as sent
+    observation: Observation | None  # its instruction is the operator's
+    text: str | None  # what the controller is asked for
+    progress: float | None  # as the newest chunk says
+    done: float | None
+    taken_over: bool
+
+
 class Loop:
     """Runs one instruction on one robot.
 
-    `stop`, `estop`, `leave` and `engage` may be called from any thread and from signal handlers.
+    `stop`, `estop`, `leave`, `engage`, `instruct`, `take_over`, `jog` and `give_back` may be called from any thread,
+    the first four from signal handlers too. `latest` is what the newest tick did.
     """
 
     def __init__(
@@ -75,6 +93,10 @@ class Loop:
         self._noted: object = None  # the intervention that was logged last
         self._stopping, self._stopped_s, self._began_s = "", 0.0, 0.0
         self._left = self._wants_engage = False
+        self._orders: SimpleQueue[Callable[[float], None]] = SimpleQueue()  # of an operator, for the next tick
+        self._takeover = Takeover(guard.embodiment)
+        self._progress: tuple[float | None, float | None] = None, None
+        self.latest: Latest | None = None
         self.summary = Summary()
 
     def run(self, seconds: float) -> Summary:
@@ -110,12 +132,29 @@ class Loop:
         """Engage anew in the next tick, after an e-stop was acknowledged."""
         self._wants_engage = True
 
+    def instruct(self, text: str) -> None:
+        """Carry out other words from the next frame on."""
+        self._orders.put(lambda now_s: self._change_instruction(text, now_s))
+
+    def take_over(self) -> None:
+        """Hold where the commands are and follow `jog` from now on, instead of the policy."""
+        self._orders.put(self._begin_takeover)
+
+    def jog(self, joint: int, by: float) -> None:
+        """Move the target of one joint by so much [rad], gripper [1]; only after `take_over`."""
+        self._orders.put(lambda now_s: self._move_target(joint, by))
+
+    def give_back(self) -> None:
+        """Let the policy go on from where the arm is."""
+        self._orders.put(self._end_takeover)
+
     def tick(self, due_s: float) -> Status:
         """Do what is due at this time, and return the guard's status."""
         late_s = self._clock.now() - due_s
         measurement = self._measure()
         now_s = self._clock.now()  # the bus may have taken its time
         joints, measured_s = (measurement.joints, measurement.time_s) if measurement else (None, None)
+        self._obey(now_s)
         if self._wants_engage and joints is not None:
             self._wants_engage = False
             self._engage_again(joints, now_s)
@@ -123,7 +162,7 @@ class Loop:
         self._look(now_s, due_s)
         self._listen(now_s)
         aim_s = due_s + self._metronome.period_s  # a command is for the end of its period
-        target = self._executor.target(aim_s)
+        target = self._executor.target(aim_s) if self._takeover.target is None else self._takeover.target
         command, status = self._guard.step(target, joints, now_s, due_s, measured_s)
         if joints is not None and self._command is not None:
             self._record(due_s, joints, self._command, status.state)
@@ -134,7 +173,40 @@ class Loop:
         self._logbook.tick(Tick(due_s, late_s, joints, target, command, status.state))
         self._note(status, now_s)
         self._steer_executor(status, now_s, joints if command is None else command, aim_s)
+        self.latest = Latest(
+            status, joints, command, self._observation, self._text, *self._progress, taken_over=self._takeover.on
+        )
         return status
+
+    def _obey(self, now_s: float) -> None:
+        """Do what the operator has ordered since the last tick."""
+        while True:
+            try:
+                order = self._orders.get_nowait()
+            except Empty:
+                return
+            order(now_s)
+
+    def _change_instruction(self, text: str, now_s: float) -> None:
+        self._instruction, self._progress = text, (None, None)
+        self._logbook.event(now_s, "instruction", text=text)
+
+    def _begin_takeover(self, now_s: float) -> None:
+        if not self._takeover.on and self._command is not None:
+            self._takeover.begin(self._command)
+            self._executor.halt(now_s, self._command)
+            self._logbook.event(now_s, "takeover", on=True)
+
+    def _move_target(self, joint: int, by: float) -> None:
+        if self._command is not None:
+            self._takeover.move(joint, by, self._command)
+
+    def _end_takeover(self, now_s: float) -> None:
+        if self._takeover.on:
+            self._takeover.end()
+            if self._command is not None:
+                self._executor.halt(now_s, self._command)
+            self._logbook.event(now_s, "takeover", on=False)
 
     def _start(self) -> None:
         """Wait for the robot to show itself, then engage the guard where it is."""
@@ -158,6 +230,11 @@ class Loop:
         else:
             self._executor.halt(now_s, joints)
             self._logbook.event(now_s, "engage", joints=joints)
+
+    @property
+    def missed(self) -> int:
+        """Periods that were skipped so far."""
+        return self._metronome.missed
 
     @property
     def _stopped(self) -> bool:
@@ -202,8 +279,11 @@ class Loop:
             images = {name: frame.image for name, frame in frames.items()}
             self._observation = Observation(images, self._joints_at(frame_s), self._instruction, frame_s)
             self._text = self._steering.look(self._observation)
-            self._vigil.report("steering", None if self._text else State.HOLD, "there is nothing to do")
-        if self._text is None or self._inference.waiting_s() or self._observation.time_s <= self._asked_s:
+            something = self._text is not None or self._takeover.on
+            self._vigil.report("steering", None if something else State.HOLD, "there is nothing to do")
+        if self._text is None or self._takeover.on:
+            return
+        if self._inference.waiting_s() or self._observation.time_s <= self._asked_s:
             return
         if (self._status and self._status.state >= State.STOP1) or self._stopping:
             return
@@ -232,6 +312,7 @@ class Loop:
         assert chunk is not None
         text = request.observation.instruction
         self._steering.hear(chunk, text)
+        self._progress = chunk.progress, chunk.done
         if text != self._text:
             self._executor.counts["other_words"] += 1
             return ""
@@ -243,7 +324,10 @@ class Loop:
 
     def _steer_executor(self, status: Status, now_s: float, pose: np.ndarray | None, next_s: float) -> None:
         """Let the executor go on only while the guard follows it; it begins anew from where the arm is held."""
-        if status.state in FOLLOWING and self._text is not None:
+        if self._takeover.on:
+            if status.state not in (*FOLLOWING, State.ENGAGING):
+                self._end_takeover(now_s)  # what the arm was stopped for ends the takeover too
+        elif status.state in FOLLOWING and self._text is not None:
             self._executor.resume(next_s)
         elif status.state is not State.ENGAGING and pose is not None and not (status.at_rest and self._executor.halted):
             self._executor.halt(now_s, pose)

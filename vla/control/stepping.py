@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stepping:
-    """Steers a loop (see `Steering`) through the subtasks of one instruction."""
+    """Steers a loop (see `Steering`) through the subtasks of one instruction; other words start it anew."""
 
     def __init__(self, supervisor: Supervisor, instruction: str, pacing: Pacing, control_hz: float) -> None:
         """control_hz: control steps a second, in which the pacing counts."""
@@ -32,6 +32,8 @@ class Stepping:
             self._began_s = observation.time_s
         if self._busy():
             return self._meanwhile
+        if observation.instruction != self.hierarchy.instruction:
+            self.hierarchy = Hierarchy(observation.instruction, self.hierarchy.pacing)
         hierarchy = self.hierarchy
         if hierarchy.wants_plan or hierarchy.wants_checks:
             self._meanwhile = hierarchy.subtask
