@@ -35,6 +35,7 @@ VERBS = {
     "collect": Verb("vla.data.collect", "record demonstrations of the scripted expert as a LeRobot dataset"),
     "train": Verb("vla.train.train", "train a policy from demonstrations; the same command again resumes"),
     "eval": Verb("vla.evaluate.evaluate", "measure a checkpoint in closed loop, with intervals and controls"),
+    "serve": Verb("vla.serve.serve", "answer observations over a websocket; openpi's clients work unchanged"),
     "bench": Verb("vla.bench.bench", "measure a part beside a named peer and the physical limit"),
 }
 SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the system on Linux -> Debian's package
