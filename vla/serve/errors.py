@@ -3,6 +3,8 @@
 import json
 
 CODES = {
+    "too_large": "a message was longer than the server reads; the connection was closed before it was read",
+    "too_many_connections": "as many connections are open as the server holds; there is no connection",
     "unauthorized": "the token is missing or wrong; there is no connection",
     "malformed": "the bytes are not a message of the wire; the connection is closed",
     "bad_request": "the message does not fit the policy; the next one may",

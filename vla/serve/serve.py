@@ -45,7 +45,9 @@ def main(config: DictConfig) -> None:
         seconds=time.monotonic() - started_s,
         **result,
     )
-    print(f"\n{result['answers']} of {result['requests']} requests answered, {result['connections']} connections\n{path}")
+    print(
+        f"\n{result['answers']} of {result['requests']} requests answered, {result['connections']} connections\n{path}"
+    )
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -63,7 +65,10 @@ async def _serve(server: PolicyServer, checkpoint: Path, seconds: float | None) 
 
     def ready() -> None:
         http = server.address.replace("ws://", "http://")
-        print(f"serving {checkpoint} on {server.address}\nhealth {http}/healthz, metrics {http}/metrics, end: Ctrl-C", flush=True)
+        print(
+            f"serving {checkpoint} on {server.address}\nhealth {http}/healthz, metrics {http}/metrics, end: Ctrl-C",
+            flush=True,
+        )
         if seconds is not None:
             loop.call_later(seconds, server.stop)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request as HttpRequest
@@ -107,6 +107,8 @@ class PolicyServer:
         """Take a policy and a socket from `bind`; `fingerprint` tells this policy from others of the same body."""
         self.metrics = Metrics()
         self.limits = limits or Limits()
+        host, number = listener.getsockname()[:2]
+        self.address = f"ws://[{host}]:{number}" if ":" in host else f"ws://{host}:{number}"
         self._listener, self._token = listener, token
         self._worker = Worker(policy)
         self._body = policy.embodiment
@@ -116,18 +118,29 @@ class PolicyServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
 
-    @property
-    def address(self) -> str:
-        """The URL for clients, such as ws://127.0.0.1:8000."""
-        host, port = self._listener.getsockname()[:2]
-        return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
-
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Warm the policy up, call `ready`, serve until `stop`."""
         self._loop = asyncio.get_running_loop()
-        self._action_horizon = await self._worker.warm_up()
         try:
-            server = await serve(
+            self._action_horizon = await self._worker.warm_up()
+            async with await self._open():
+                ready()
+                await self._stopping.wait()
+        finally:
+            self._worker.close()
+            self._listener.close()
+
+    def stop(self) -> None:
+        """End `run`; may be called from any thread, and before it runs."""
+        if self._loop is None:
+            self._stopping.set()
+        else:
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def _open(self) -> Server:
+        try:
+            return await serve(
                 self._session,
                 sock=self._listener,
                 process_request=self._http,
@@ -143,17 +156,6 @@ class PolicyServer:
             )
         except OSError as error:
             raise OSError(f"cannot serve on {self.address} ({error.strerror}); give another port=") from error
-        async with server:
-            ready()
-            await self._stopping.wait()
-        self._worker.close()
-
-    def stop(self) -> None:
-        """End `run`; may be called from any thread, and before it runs."""
-        if self._loop is None:
-            self._stopping.set()
-        else:
-            self._loop.call_soon_threadsafe(self._stopping.set)
 
     def metadata(self) -> dict[str, Any]:
         """Return the first message of every connection: what body the policy moves, and which policy it is."""
@@ -207,6 +209,8 @@ class PolicyServer:
             async for message in connection:
                 await self._receive(session, message)
         except ConnectionClosed as closed:
+            if closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
+                self.metrics.error("too_large")
             log.info("connection lost: %s", closed)
         finally:
             answering.cancel()
