@@ -94,8 +94,11 @@ def test_decided_targets_are_continued_as_by_the_policy_itself(start: Start, pol
     seen = observation(1)
     given = policy.act([observation(2)])[0].actions[None]
     with remote(start()) as client:
-        mine = client.act([seen], given=given, given_steps=2)[0]
-    np.testing.assert_allclose(mine.actions, policy.act([seen], given=given, given_steps=2)[0].actions, atol=1e-5)
+        whole = client.act([seen], given=given, given_steps=2)[0]
+        only_decided = client.act([seen], given=given[:, :2], given_steps=2)[0]
+    expected = policy.act([seen], given=given, given_steps=2)[0].actions
+    np.testing.assert_allclose(whole.actions, expected, atol=1e-5)
+    np.testing.assert_allclose(only_decided.actions, expected, atol=1e-5)
 
 
 def test_another_body_is_refused_naming_each_difference(start: Start) -> None:

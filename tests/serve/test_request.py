@@ -135,10 +135,10 @@ def test_times_ids_and_modes_are_taken_over() -> None:
         (REQUEST | {"time_s": float("nan")}, "time_s must be a finite number of seconds, got nan"),
         (REQUEST | {"time_s": "now"}, "time_s must be a finite number of seconds, got now"),
         (REQUEST | {"max_tokens": 100_000}, "max_tokens must be 1 to 256, got 100000"),
-        (REQUEST | {"given_steps": 1}, "given_steps=1 without `given`"),
-        (REQUEST | {"given": STATE}, "given must be float32[4, 3]"),
-        (REQUEST | {"given": np.full((4, 3), np.inf, np.float32)}, "given holds numbers that are not finite"),
-        (REQUEST | {"given": np.zeros((4, 3), np.float32), "given_steps": 5}, "given_steps must be 0 to the 4"),
+        (REQUEST | {"given_steps": 1}, "given_steps must be 0 to the 0 steps of `given`, got 1"),
+        (REQUEST | {"given": STATE}, "given must be float32[N, 3]"),
+        (REQUEST | {"given": np.full((4, 3), np.inf, np.float32)}, "given must be 1 to 4 steps of 3 finite numbers"),
+        (REQUEST | {"given": np.zeros((4, 3), np.float32), "given_steps": 5}, "given_steps must be 0 to the 4 steps"),
     ],
 )
 def test_what_is_unclear_or_wrong_is_refused_with_what_is_possible(message: dict[str, Any], words: str) -> None:

@@ -95,7 +95,11 @@ class RemotePolicy:
     def act(
         self, observations: Sequence[Observation], given: np.ndarray | None = None, given_steps: int = 0
     ) -> list[ActionChunk]:
-        """Answer each observation with a chunk, one after the other; `given` float32[B, T, A] as in `VLAPolicy.act`."""
+        """Answer each observation with a chunk, one after the other.
+
+        given: float32[B, N, A] absolute targets, of which the first `given_steps` are decided, as in `VLAPolicy.act`;
+        it may end with them.
+        """
         chunks = []
         for index, observation in enumerate(observations):
             message = _message(observation, observation.instruction)

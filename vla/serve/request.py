@@ -9,7 +9,8 @@ time_s       of exposure, on any clock; echoed
 id           a whole number; echoed
 mode         "act" (as without it), "generate", "unknown_words"
 max_tokens   of a generated answer
-given        float32[T, A] joint targets of which the first `given_steps` are already decided (real-time chunking)
+given        float32[N, A] joint targets, at most a chunk, of which the first `given_steps` are already decided
+             (real-time chunking)
 """
 
 import math
@@ -43,7 +44,7 @@ class Request:
     id: int | None
     observation: Observation | None  # None in mode "unknown_words"
     max_tokens: int = 24
-    given: np.ndarray | None = None  # float32[T, A] absolute joint targets
+    given: np.ndarray | None = None  # float32[N, A] absolute joint targets, at most a chunk of them
     given_steps: int = 0
 
 
@@ -68,11 +69,8 @@ def read_request(message: Mapping[str, Any], body: Embodiment, action_horizon: i
     )
     max_tokens = _value(message, "max_tokens", 24, lambda count: 1 <= count <= MAX_TOKENS, f"1 to {MAX_TOKENS}")
     given = _given(message, action_horizon, len(body.joints))
-    steps = _value(
-        message, "given_steps", 0, lambda count: 0 <= count <= action_horizon, f"0 to the {action_horizon} of a chunk"
-    )
-    if steps and given is None:
-        raise BadRequest(f"given_steps={steps} without `given`, the targets that are decided")
+    most = 0 if given is None else len(given)
+    steps = _value(message, "given_steps", 0, lambda count: 0 <= count <= most, f"0 to the {most} steps of `given`")
     return Request(mode, prompt, number, observation, max_tokens, given, steps)
 
 
@@ -189,11 +187,10 @@ def _given(message: Mapping[str, Any], action_horizon: int, joints: int) -> np.n
     given = message.get("given")
     if given is None:
         return None
-    shape = (action_horizon, joints)
-    if not isinstance(given, np.ndarray) or given.shape != shape or given.dtype.kind != "f":
-        raise BadRequest(f"given must be float32[{action_horizon}, {joints}], got {_brief(given)}")
-    if not np.isfinite(given).all():
-        raise BadRequest("given holds numbers that are not finite")
+    if not isinstance(given, np.ndarray) or given.dtype.kind != "f" or given.ndim != 2:
+        raise BadRequest(f"given must be float32[N, {joints}], got {_brief(given)}")
+    if not 1 <= len(given) <= action_horizon or given.shape[1] != joints or not np.isfinite(given).all():
+        raise BadRequest(f"given must be 1 to {action_horizon} steps of {joints} finite numbers, got {_brief(given)}")
     return given.astype(np.float32)
 
 

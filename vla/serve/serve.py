@@ -38,16 +38,9 @@ def main(config: DictConfig) -> None:
     started_s = time.monotonic()
     asyncio.run(_serve(server, checkpoint, settings["seconds"]))
     result = server.metrics.summary()
-    path = write_result(
-        out,
-        address=server.address,
-        checkpoint=checkpoint,
-        seconds=time.monotonic() - started_s,
-        **result,
-    )
-    print(
-        f"\n{result['answers']} of {result['requests']} requests answered, {result['connections']} connections\n{path}"
-    )
+    seconds = time.monotonic() - started_s
+    path = write_result(out, address=server.address, checkpoint=checkpoint, seconds=seconds, **result)
+    print(f"\n{result['answers']} of {result['requests']} requests answered\n{path}")
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -65,10 +58,8 @@ async def _serve(server: PolicyServer, checkpoint: Path, seconds: float | None) 
 
     def ready() -> None:
         http = server.address.replace("ws://", "http://")
-        print(
-            f"serving {checkpoint} on {server.address}\nhealth {http}/healthz, metrics {http}/metrics, end: Ctrl-C",
-            flush=True,
-        )
+        print(f"serving {checkpoint} on {server.address}")
+        print(f"health {http}/healthz, metrics {http}/metrics, end: Ctrl-C", flush=True)
         if seconds is not None:
             loop.call_later(seconds, server.stop)
 

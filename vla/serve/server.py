@@ -113,7 +113,6 @@ class PolicyServer:
         self._worker = Worker(policy)
         self._body = policy.embodiment
         self._fingerprint = fingerprint
-        self._action_horizon = 0
         self._admitted: set[ServerConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -122,7 +121,7 @@ class PolicyServer:
         """Warm the policy up, call `ready`, serve until `stop`."""
         self._loop = asyncio.get_running_loop()
         try:
-            self._action_horizon = await self._worker.warm_up()
+            await self._worker.warm_up()
             async with await self._open():
                 ready()
                 await self._stopping.wait()
@@ -160,7 +159,7 @@ class PolicyServer:
     def metadata(self) -> dict[str, Any]:
         """Return the first message of every connection: what body the policy moves, and which policy it is."""
         joints = list(self._body.joints)
-        own = {"state": joints, "action": joints, "action_horizon": self._action_horizon}
+        own = {"state": joints, "action": joints, "action_horizon": self._worker.action_horizon}
         return {
             "embodiment": {**self._body.to_dict(), **own},
             "embodiment_hash": self._body.hash(),
@@ -230,7 +229,7 @@ class PolicyServer:
                 raise WireError("requests are binary messages")
             message = unpack(data)
             number = request_id(message)
-            request = read_request(message, self._body, self._action_horizon, now_s)
+            request = read_request(message, self._body, self._worker.action_horizon, now_s)
             before = session.put(request, now_s)
             if before is not None:
                 raise Refusal("superseded", "a newer request came before this one was begun", before.id)

@@ -40,10 +40,7 @@ def unpack(data: bytes) -> dict[str, Any]:
         message = msgpack.unpackb(data, object_pairs_hook=_restored, strict_map_key=True)
     except WireError:
         raise
-    except (
-        ValueError,
-        msgpack.UnpackException,
-    ) as error:  # text that is not UTF-8, keys that are neither text nor bytes
+    except (ValueError, msgpack.UnpackException) as error:  # text that is not UTF-8, keys of other types
         raise WireError(f"not msgpack as openpi writes it: {error}") from error
     if not isinstance(message, dict):
         raise WireError(f"a message is a map, this is {_kind(message)}")

@@ -46,17 +46,18 @@ class Worker:
     def __init__(self, policy: ServedPolicy):
         """Take the policy; it is called from no other thread."""
         self.policy = policy
+        self.action_horizon = 0  # steps of a chunk, known after `warm_up`
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._turn = asyncio.Lock()  # first come, first served
         self._began_s: float | None = None
 
-    async def warm_up(self) -> int:
-        """Answer a made-up observation, which loads what is loaded on the first call; return the action horizon."""
+    async def warm_up(self) -> None:
+        """Answer a made-up observation, which loads what is loaded on the first call, and note the action horizon."""
         observation = _blank(self.policy.embodiment)
         loop = asyncio.get_running_loop()
         for _ in range(2):
             chunks = await loop.run_in_executor(self._thread, self.policy.act, [observation])
-        return len(chunks[0].actions)
+            self.action_horizon = len(chunks[0].actions)
 
     async def answer(self, take: Callable[[], Request]) -> tuple[Request, dict[str, Any], float]:
         """Wait for a turn, `take` the newest request, and return it with its answer and the seconds of inference.
@@ -105,11 +106,16 @@ class Worker:
             return {"words": self.policy.unknown_words(request.prompt)}
         if request.mode == "generate":
             return {"text": self.policy.generate([request.observation], [request.prompt], request.max_tokens)[0]}
-        given = None if request.given is None else request.given[None]
-        chunk = self.policy.act([request.observation], given, request.given_steps)[0]
+        chunk = self.policy.act([request.observation], self._whole(request.given), request.given_steps)[0]
         if not np.isfinite(chunk.actions).all():
             raise FloatingPointError("the chunk holds numbers that are not finite")
         return describe(chunk)
+
+    def _whole(self, given: np.ndarray | None) -> np.ndarray | None:
+        """Return decided targets float32[N, A] as long as a chunk, float32[1, T, A]; nobody reads what is added."""
+        if given is None:
+            return None
+        return np.pad(given, ((0, self.action_horizon - len(given)), (0, 0)), mode="edge")[None]
 
 
 def _blank(body: Embodiment) -> Observation:
