@@ -20,10 +20,11 @@ from vla.model.policy import VLAPolicy
 from vla.serve.client import RemotePolicy
 from vla.serve.errors import DeadlineMissed, RemoteError, ServerGone
 from vla.serve.serve import fingerprint
-from vla.serve.server import bind
+from vla.serve.server import PolicyServer, bind, in_background
 
 START_S = 600.0  # for a process to import and load everything, on a slow machine
 Process = subprocess.Popen[str]
+Start = Callable[..., tuple[Process, str]]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def serve(folder: Path, tmp_path: Path) -> Iterator[Callable[..., tuple[Process, str]]]:
+def serve(folder: Path, tmp_path: Path) -> Iterator[Start]:
     """Start `vla serve` and return its process and address; what still runs in the end is killed."""
     processes: list[Process] = []
 
@@ -66,15 +67,12 @@ def first_answer(client: RemotePolicy, seed: int, end_s: float) -> np.ndarray:
             time.sleep(error.retry_in_s)
 
 
-def test_a_client_survives_kill_9_and_a_hung_server_and_ctrl_c_ends_it_cleanly(
-    serve: Callable[..., tuple[Process, str]], policy: VLAPolicy, tmp_path: Path
-) -> None:
+def test_a_client_survives_a_hung_server_and_kill_9(serve: Start, policy: VLAPolicy, folder: Path) -> None:
     process, address = serve()
-    client = RemotePolicy(address, deadline_s=PATIENCE_S, open_s=PATIENCE_S, patience_s=PATIENCE_S)
+    client = RemotePolicy(address, deadline_s=PATIENCE_S, open_s=PATIENCE_S)
     assert client.embodiment == policy.embodiment
     expected = [policy.act([observation(seed)])[0].actions for seed in range(4)]
     np.testing.assert_allclose(client.act([observation(0)])[0].actions, expected[0], atol=1e-4)
-    client._patience_s = 0.0
 
     process.send_signal(signal.SIGSTOP)
     client._deadline_s = 0.3
@@ -92,43 +90,64 @@ def test_a_client_survives_kill_9_and_a_hung_server_and_ctrl_c_ends_it_cleanly(
     with pytest.raises(ServerGone):
         client.act([observation(2)])
     epoch = client.epoch
-    process, _ = serve(port=int(address.rpartition(":")[2]))
-    np.testing.assert_allclose(first_answer(client, 3, time.monotonic() + START_S), expected[3], atol=1e-4)
+    again = bind("127.0.0.1", int(address.rpartition(":")[2]), None)
+    with in_background(PolicyServer(policy, again, fingerprint=fingerprint(folder))):
+        np.testing.assert_allclose(first_answer(client, 3, time.monotonic() + START_S), expected[3], atol=1e-4)
     assert client.epoch == epoch + 1
-
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=START_S)
-    assert process.returncode == 0, output
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert (result["requests"], result["answers"], result["errors"]) == (1, 1, {})
-    assert result["address"] == address and result["latency_ms"]["p95"] > 0
-    with pytest.raises(ServerGone):
-        client.act([observation(2)])
     client.close()
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow  # another process
+def test_ctrl_c_ends_it_cleanly(serve: Start, tmp_path: Path) -> None:
+    process, address = serve()
+    with RemotePolicy(address, deadline_s=PATIENCE_S, open_s=PATIENCE_S) as client:
+        client.act([observation(0)])
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=START_S)
+        assert process.returncode == 0, output
+        with pytest.raises(ServerGone):
+            client.act([observation(2)])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["requests"], result["answers"], result["errors"]) == (1, 1, {})
+    assert result["address"] == address and result["latency_ms"]["p95"] > 0
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Run `vla serve` in this process and return its exit code."""
+
+    def run_it(*arguments: str) -> int:
+        for name in ("VLA_DEBUG", "HYDRA_FULL_ERROR"):
+            monkeypatch.setenv(name, "")
+        return run(["serve", *arguments, f"out={tmp_path}"])
+
+    return run_it
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(verb: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     with bind("127.0.0.1", 0, None) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        assert run(["serve", f"port={port}", f"out={tmp_path}"]) == 1
+        assert verb(f"port={port}") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"vla serve: cannot serve on 127.0.0.1:{port} (") and "give another port=" in error
 
 
 def test_an_address_that_others_reach_needs_a_token(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    verb: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VLA_TOKEN", raising=False)
-    assert run(["serve", "host=0.0.0.0", "port=0", f"out={tmp_path}"]) == 1
+    assert verb("host=0.0.0.0", "port=0") == 1
     assert "set a token in VLA_TOKEN" in capsys.readouterr().err
 
 
-def test_the_token_of_the_environment_is_not_written_to_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_of_the_environment_is_not_written_to_out(
+    verb: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLA_TOKEN", "sesame")
     with bind("127.0.0.1", 0, None) as taken:
         taken.listen()
-        assert run(["serve", f"port={taken.getsockname()[1]}", f"out={tmp_path}"]) == 1
+        assert verb(f"port={taken.getsockname()[1]}") == 1
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and not any(b"sesame" in path.read_bytes() for path in files)
 

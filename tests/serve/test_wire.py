@@ -74,7 +74,7 @@ messages = st.dictionaries(st.text(max_size=8), values, max_size=5)
 
 
 @given(messages)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_unpack_inverts_pack(message: dict[str, Any]) -> None:
     assert_same(message, unpack(pack(message)))
 
@@ -87,7 +87,7 @@ def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
 
 
 @given(messages, st.data())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_a_torn_or_spoiled_message_is_a_message_or_refused(message: dict[str, Any], data: st.DataObject) -> None:
     whole = bytearray(pack(message))
     if data.draw(st.booleans()):

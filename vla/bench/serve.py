@@ -21,7 +21,7 @@ from vla.serve.wire import pack
 from vla.types import ActionChunk, Camera, Embodiment, Observation
 
 CONTROL_HZ, JOINTS = 10.0, 6
-START_S = 120.0  # for a process to begin
+START_S = 600.0  # for a process to begin
 SLOWEST_S = 30.0  # for one answer
 HEADER_BYTES = 4  # that say how long a message over TCP is
 
