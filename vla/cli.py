@@ -36,6 +36,7 @@ VERBS = {
     "train": Verb("vla.train.train", "train a policy from demonstrations; the same command again resumes"),
     "eval": Verb("vla.evaluate.evaluate", "measure a checkpoint in closed loop, with intervals and controls"),
     "deploy": Verb("vla.control.deploy", "run a policy on a robot or its simulated twin, behind the guard"),
+    "serve": Verb("vla.serve.serve", "answer observations over a websocket; openpi's clients work unchanged"),
     "bench": Verb("vla.bench.bench", "measure a part beside a named peer and the physical limit"),
 }
 SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the system on Linux -> Debian's package
