@@ -20,8 +20,7 @@ from vla.control.loop import Loop
 from vla.control.steering import Verbatim
 from vla.control.strategy import Overlap, RealTime, Sequential
 from vla.model.checkpoint import load
-from vla.model.policy import ContractError
-from vla.types import Embodiment, Observation
+from vla.types import ContractError, Embodiment, Observation
 
 SIZE = {"front": (128, 256), "wrist": (128, 128)}
 TASK, SEED = "press the button", 7

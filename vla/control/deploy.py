@@ -2,10 +2,12 @@
 
 import gc
 import logging
+import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from vla.control.clock import Clock, RealClock
+from vla.control.cockpit import Cockpit
 from vla.control.executor import Executor, Seam
 from vla.control.guard import Guard
+from vla.control.hierarchy import Pacing
 from vla.control.inference import Controller, Threaded, takes_given
+from vla.control.listener import bind
 from vla.control.logbook import Logbook
 from vla.control.loop import Loop, Summary
+from vla.control.operator import OperatorPage
 from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
 from vla.control.strategy import RealTime, Strategy
 from vla.model.checkpoint import DEFAULT, load
-from vla.model.policy import ContractError
 from vla.result import write_result
-from vla.types import Embodiment
+from vla.types import ContractError, Embodiment
 
 SWITCH_S = 5e-4  # the policy's thread gives way to the loop after so long, 5 ms by default
 
@@ -43,6 +48,13 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(settings["threads"])
     policy = make_policy(config)
     collides = instantiate(config.robot.collides)
+    steering = instantiate(config.planner, _partial_=True)(
+        policy=policy,
+        grammar=instantiate(config.skills),
+        instruction=settings["instruction"],
+        pacing=Pacing(**settings["pacing"]),
+        control_hz=policy.embodiment.control_hz,
+    )
     with closing(instantiate(config.robot.connect)) as robot:
         result = deploy(
             robot,
@@ -54,6 +66,8 @@ def main(config: DictConfig) -> None:
             hz=settings["robot"]["hz"],
             latency_s=settings["latency_ms"] / 1000,
             guard={"collides": collides, "hardware": settings["robot"]["hardware"], **settings["guard"]},
+            steering=steering,
+            page=partial(open_page, settings["web_host"], settings["web_port"]) if settings["web"] else None,
         )
     source = settings["policy"] or settings["checkpoint"] or str(DEFAULT)
     path = write_result(out, **result, policy=source, seed=settings["seed"], latency_ms=settings["latency_ms"])
@@ -83,6 +97,7 @@ def deploy(
     latency_s: float,
     guard: dict[str, Any],
     steering: Steering | None = None,
+    page: Callable[[Cockpit, Embodiment], AbstractContextManager] | None = None,
     clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Run the loop in real time and return what result.json documents; `guard` holds more arguments of the Guard.
@@ -94,26 +109,37 @@ def deploy(
     clock, executor, keeper = clock or RealClock(), Executor(strategy, body), Guard(body, hz, **guard)
     logbook = Logbook(out, body, instruction, hz)
     inference = Threaded(policy, clock, latency_s)
+    steering = steering or Verbatim()
     loop = Loop(
         robot=robot,
         guard=keeper,
         executor=executor,
         inference=inference,
-        steering=steering or Verbatim(),
+        steering=steering,
         clock=clock,
         logbook=logbook,
         instruction=instruction,
     )
+    cockpit = Cockpit(loop, keeper, steering, getattr(policy, "unknown_words", None), not guard.get("hardware", True))
     success = False
     try:
-        with quiet_interpreter(), signals(loop):
+        with quiet_interpreter(), signals(loop), page(cockpit, body) if page else nullcontext():
             summary = loop.run(seconds)
         truth = robot.truth()
         success = bool(truth and truth["is_success"])
     finally:
         inference.close()
+        steering.close()
         logbook.close({"success": success})
     return {"success": success} | describe(summary, executor, dict(inference.counts), logbook)
+
+
+def open_page(host: str, port: int, cockpit: Cockpit, body: Embodiment) -> OperatorPage:
+    """Return the operator's page of a run, to be entered; its token, if any, is in the environment as VLA_TOKEN."""
+    token = os.environ.get("VLA_TOKEN") or None
+    page = OperatorPage(cockpit, body.joints, list(body.cameras), bind(host, port, token), token)
+    print(f"operator's page: {page.address}")
+    return page
 
 
 def check_contract(policy: Controller, body: Embodiment, strategy: Strategy) -> None:

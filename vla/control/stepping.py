@@ -5,17 +5,26 @@ whose accomplishment is being checked goes on meanwhile, and while the next one 
 """
 
 import logging
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+from vla.control.grammar import Grammar
 from vla.control.hierarchy import Hierarchy, Pacing
+from vla.control.planner import ChatPlanner, PolicyPlanner
+from vla.control.steering import Steering, Verbatim
 from vla.control.supervisor import Supervisor, Turn
+from vla.model.prompts import has_several_steps
 from vla.types import ActionChunk, Observation
 
 logger = logging.getLogger(__name__)
 
 
 class Stepping:
-    """Steers a loop (see `Steering`) through the subtasks of one instruction; other words start it anew."""
+    """Steers a loop (see `Steering`) through the subtasks of one instruction; other words start it anew.
+
+    An instruction of one step goes to the controller as it is.
+    """
 
     def __init__(self, supervisor: Supervisor, instruction: str, pacing: Pacing, control_hz: float) -> None:
         """control_hz: control steps a second, in which the pacing counts."""
@@ -34,6 +43,8 @@ class Stepping:
             return self._meanwhile
         if observation.instruction != self.hierarchy.instruction:
             self.hierarchy = Hierarchy(observation.instruction, self.hierarchy.pacing)
+        if not has_several_steps(observation.instruction):
+            return observation.instruction
         hierarchy = self.hierarchy
         if hierarchy.wants_plan or hierarchy.wants_checks:
             self._meanwhile = hierarchy.subtask
@@ -64,3 +75,39 @@ class Stepping:
 
     def _step(self, time_s: float) -> int:
         return round((time_s - (self._began_s if self._began_s is not None else time_s)) * self._control_hz)
+
+
+def by_policy(*, policy: Any, grammar: Grammar, instruction: str, pacing: Pacing, control_hz: float) -> Steering:
+    """Let the policy plan for itself; raises ValueError where it does not plan in words."""
+    _must(policy, "planner=policy", "next_subtask", "generate")
+    return Stepping(Supervisor(PolicyPlanner(policy), grammar, policy), instruction, pacing, control_hz)
+
+
+def by_chat(
+    *,
+    policy: Any,
+    grammar: Grammar,
+    instruction: str,
+    pacing: Pacing,
+    control_hz: float,
+    url: str,
+    model: str,
+    timeout_s: float,
+) -> Steering:
+    """Let an endpoint plan (see ChatPlanner); the policy still says what is in sight and what is accomplished."""
+    _must(policy, "planner=chat", "generate")
+    examples = list({skill.name: skill.text for skill in grammar}.values())
+    planner = ChatPlanner(url, model, examples, token=os.environ.get("VLA_CHAT_TOKEN"), timeout_s=timeout_s)
+    return Stepping(Supervisor(planner, grammar, policy), instruction, pacing, control_hz)
+
+
+def without_planner(**_: Any) -> Steering:
+    """Hand every instruction on as it is."""
+    return Verbatim()
+
+
+def _must(policy: Any, what: str, *methods: str) -> None:
+    missing = [method for method in methods if not callable(getattr(policy, method, None))]
+    if missing:
+        lacks = f"{type(policy).__name__} has no {', '.join(missing)}"
+        raise ValueError(f"{what} needs a policy that answers in words, {lacks}; possible: planner=none")

@@ -1,9 +1,16 @@
 """The few fixed phrases in which the model is asked, the same in training and on the robot."""
 
+import re
 from collections.abc import Sequence
 
 JOINS = (", then ", " and then ", ", after that ")  # between the steps of an instruction
+SEVERAL = re.compile(r",|\bthen\b|\bafter that\b")  # what joins them, as people write it
 ALL_FINISHED = "done"  # the planner's answer when nothing remains
+
+
+def has_several_steps(instruction: str) -> bool:
+    """Whether an instruction asks for one thing after another, so that a planner has to split it."""
+    return bool(SEVERAL.search(instruction))
 
 
 def plan_prompt(instruction: str, finished: Sequence[str], failed: str = "") -> str:

@@ -118,10 +118,13 @@ class RemotePolicy:
             for observation, prompt in zip(observations, prompts, strict=True)
         ]
 
-    def next_subtask(self, observations: Sequence[Observation], finished: Sequence[Sequence[str]]) -> list[str]:
-        """What to do next for each instruction, given its finished subtasks; `prompts.ALL_FINISHED` at the end."""
-        prompts = [plan_prompt(o.instruction, before) for o, before in zip(observations, finished, strict=True)]
-        return self.generate(observations, prompts)
+    def next_subtask(
+        self, observations: Sequence[Observation], finished: Sequence[Sequence[str]], failed: Sequence[str] = ()
+    ) -> list[str]:
+        """What to do next for each instruction, as `VLAPolicy.next_subtask` says it."""
+        failed = failed or [""] * len(observations)
+        asked = zip(observations, finished, failed, strict=True)
+        return self.generate(observations, [plan_prompt(o.instruction, before, vain) for o, before, vain in asked])
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of an instruction that the model was never taught."""
