@@ -1,9 +1,6 @@
 """`vla deploy`: run a policy on a robot, simulated or not, in the loop that must not hurt anything."""
 
-import gc
-import logging
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -22,6 +19,7 @@ from vla.control.guard import Guard
 from vla.control.inference import Controller, Threaded, takes_given
 from vla.control.logbook import Logbook
 from vla.control.loop import Loop, Summary
+from vla.control.quiet import quiet_interpreter
 from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
 from vla.control.strategy import RealTime, Strategy
@@ -29,10 +27,6 @@ from vla.model.checkpoint import DEFAULT, load
 from vla.model.policy import ContractError
 from vla.result import write_result
 from vla.types import Embodiment
-
-SWITCH_S = 5e-4  # the policy's thread gives way to the loop after so long, 5 ms by default
-
-log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="deploy")
@@ -128,20 +122,6 @@ def check_contract(policy: Controller, body: Embodiment, strategy: Strategy) -> 
             f"strategy=rtc needs a policy that continues given steps, {type(policy).__name__} does not; "
             "possible: sequential, ensemble, overlap"
         )
-
-
-@contextmanager
-def quiet_interpreter() -> Iterator[None]:
-    """Keep the interpreter from pausing the loop: shorter turns of other threads, old objects out of the collector."""
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        sys.setswitchinterval(before_s)
 
 
 @contextmanager
