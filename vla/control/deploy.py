@@ -1,10 +1,7 @@
 """`vla deploy`: run a policy on a robot, simulated or not, in the loop that must not hurt anything."""
 
-import gc
-import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
@@ -28,16 +25,13 @@ from vla.control.listener import bind
 from vla.control.logbook import Logbook
 from vla.control.loop import Loop, Summary
 from vla.control.operator import OperatorPage
+from vla.control.quiet import quiet_interpreter
 from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
 from vla.control.strategy import RealTime, Strategy
 from vla.model.checkpoint import DEFAULT, load
 from vla.result import write_result
 from vla.types import ContractError, Embodiment
-
-SWITCH_S = 5e-4  # the policy's thread gives way to the loop after so long, 5 ms by default
-
-log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="deploy")
@@ -154,20 +148,6 @@ def check_contract(policy: Controller, body: Embodiment, strategy: Strategy) -> 
             f"strategy=rtc needs a policy that continues given steps, {type(policy).__name__} does not; "
             "possible: sequential, ensemble, overlap"
         )
-
-
-@contextmanager
-def quiet_interpreter() -> Iterator[None]:
-    """Keep the interpreter from pausing the loop: shorter turns of other threads, old objects out of the collector."""
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        sys.setswitchinterval(before_s)
 
 
 @contextmanager

@@ -350,7 +350,7 @@ class Loop:
             if status.state >= State.HOLD > before:
                 self._logbook.dump(status.state)
         latest = self._guard.journal.recent[-1] if self._guard.journal.recent else None
-        if latest is not self._noted:
+        if latest is not None and latest is not self._noted:
             self._noted = latest
             self._logbook.event(now_s, "intervention", rule=latest.rule, reason=latest.reason)
 
