@@ -133,7 +133,7 @@ def _array(data: object, dtype: object, shape: object) -> np.ndarray:
     return np.ndarray(shape, kind, data)
 
 
-def _scalar(data: object, dtype: object) -> np.generic:
+def _scalar(data: Any, dtype: object) -> np.generic:
     kind = _dtype(dtype)
     if type(data) is not {"b": bool, "f": float}.get(kind.kind, int):
         raise WireError(f"a number {dtype} cannot be {_kind(data)}")

@@ -121,5 +121,5 @@ class Worker:
 def _blank(body: Embodiment) -> Observation:
     """Make an observation of the right shapes, black, at rest in the middle of the range."""
     images = {name: np.zeros((camera.height, camera.width, 3), np.uint8) for name, camera in body.cameras.items()}
-    middle = np.mean([body.position_min, body.position_max], axis=0, dtype=np.float32)
+    middle = (np.array(body.position_min, np.float32) + np.array(body.position_max, np.float32)) / 2
     return Observation(images, middle, "", time.monotonic())
