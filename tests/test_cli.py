@@ -14,6 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vla.cli import SYSTEM_LIBRARIES, VERBS, quote_text, run
 
+BENCHES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs" / "bench").glob("*.yaml"))
+
 
 def vla(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the console script's module in a process of its own."""
@@ -32,15 +34,16 @@ def test_vla_alone_prints_every_verb_on_a_line_of_its_own() -> None:
 def test_bench_alone_prints_every_bench() -> None:
     done = vla("bench")
     assert done.returncode == 0
-    assert "\n  sim " in done.stdout and "\n  policy " in done.stdout
+    for name in BENCHES:
+        assert f"\n  {name} " in done.stdout
 
 
 @pytest.mark.parametrize(
     "arguments, answer",
     [
         (["evl"], "vla has no verb 'evl', did you mean 'eval'?; possible: demo, collect, train, eval, bench"),
-        (["bench", "smi"], "no bench 'smi', did you mean 'sim'?; possible: policy, sim"),
-        (["bench", "seed=1"], "Available options: policy sim"),
+        (["bench", "smi"], f"no bench 'smi', did you mean 'sim'?; possible: {', '.join(BENCHES)}"),
+        (["bench", "seed=1"], f"Available options: {' '.join(BENCHES)}"),
         (["bench", "sim", "sed=1"], "no key 'sed', did you mean 'seed'?; possible: seed, out"),
         (["bench", "policy", "bench.cals=9"], "no key 'bench.cals', did you mean 'bench.calls'?"),
         (["bench", "policy", "bench.calls=many"], "bench.calls=many: must be a whole number; the default is 100"),
