@@ -341,7 +341,8 @@ def main() -> None:
             shaken.append(inspect(write(tremble(recording, rng), Path(folder), "tremble"), decoder))
             print(f"\r{len(clean)} episodes", end="", file=sys.stderr, flush=True)
     further, _ = compare(clean)
-    alarms += [(int(number), f.words) for number, own in zip(chosen, further, strict=True) for f in own if f.severity != NOTE]
+    for number, own in zip(chosen, further, strict=True):
+        alarms += [(int(number), flag.words) for flag in own if flag.severity != NOTE]
     hits["tremble"] = [_is_jerky(clean, number, item) for number, item in enumerate(shaken)]
     report = {
         "episodes": len(clean),

@@ -18,6 +18,7 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,11 @@ CARRYING = ("pick", "put", "stack")
 HELD, NOT_HELD, LASTS = 0.5, 0.45, 3
 MERGED_S = 0.5
 OPEN = 0.2  # of the gripper, for PerAct's heuristic
-TRUTHS = {"deeds": ("grasp", "lost", "fulfilled"), "changes": ("change",), "all": ("grasp", "lost", "fulfilled", "change")}
+TRUTHS = {
+    "deeds": ("grasp", "lost", "fulfilled"),
+    "changes": ("change",),
+    "all": ("grasp", "lost", "fulfilled", "change"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def truth(dataset: EpisodeDataset, episode: Episode) -> list[tuple[float, str]]:
     progress, done = (np.asarray(dataset.column(name)[rows]).reshape(-1) for name in ("progress", "done"))
     edges = [0, *(k for k in range(1, episode.length) if subtask[k] != subtask[k - 1]), episode.length]
     found = [(edge, "change") for edge in edges[1:-1]]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         if subtask[start].startswith(CARRYING):
             found += _holding(progress, start, stop)
         if done[start:stop].any():
@@ -119,9 +124,7 @@ def examine(dataset: EpisodeDataset, item: Item, decoder: Decoder) -> Scored:
         }
     heuristic = peract(item.state.joints, item.state.gripper[:, 0] > OPEN, dataset.fps)
     length_s = (episode.length - 1) / dataset.fps
-    return Scored(
-        episode.extra["kind"] == "long", length_s, truth(dataset, episode), found, keyframes, heuristic
-    )
+    return Scored(episode.extra["kind"] == "long", length_s, truth(dataset, episode), found, keyframes, heuristic)
 
 
 def report(episodes: list[Scored]) -> dict:
@@ -168,8 +171,7 @@ def main() -> None:
     items = [
         item
         for item, episode in zip(find(arguments.dataset), dataset.episodes, strict=True)
-        if half(episode) == arguments.half
-        and (episode.extra["kind"] == "long" or episode.index % arguments.every == 0)
+        if half(episode) == arguments.half and (episode.extra["kind"] == "long" or episode.index % arguments.every == 0)
     ]
     with Decoder() as decoder:
         for item in items:

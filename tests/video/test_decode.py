@@ -162,7 +162,7 @@ def test_limits_refuse_with_numbers(tmp_path, limits, words):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ClipError, match="gone.mp4 is not a file: give the path"):
+    with pytest.raises(ClipError, match=r"gone\.mp4 is not a file: give the path"):
         read(VideoClip(tmp_path / "gone.mp4"))
 
 

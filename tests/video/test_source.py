@@ -103,7 +103,7 @@ def test_an_old_dataset_is_refused_and_a_missing_video_is_an_error_of_its_clip(t
         lengths(find(tmp_path / "copy")[0])
     info = json.loads((tmp_path / "copy/meta/info.json").read_text())
     (tmp_path / "copy/meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
-    with pytest.raises(ValueError, match="has format v2.1; v3.x is read"):
+    with pytest.raises(ValueError, match=r"has format v2\.1; v3\.x is read"):
         find(tmp_path / "copy")
 
 

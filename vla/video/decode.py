@@ -217,7 +217,7 @@ class _Upright:
             self.facts.width, self.facts.height = sides[::-1] if turns % 2 else sides
             self._size = small(*sides)
         width, height = self._size
-        scaled = self._scale.reformat(frame, width=width, height=height, format="rgb24", interpolation="AREA", threads=1)
+        scaled = self._scale.reformat(frame, width, height, format="rgb24", interpolation="AREA", threads=1)
         return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), self.facts.rotation_deg // 90))
 
 

@@ -1,4 +1,4 @@
-"""Moments at which something happens, from what a robot measured and from how the picture moves, each with its reason."""
+"""Moments at which something happens, from what a robot measured and from how the picture moves, with reasons."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

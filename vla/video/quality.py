@@ -39,7 +39,7 @@ class Checked:
 
 
 def check(item: Item, tracks: Mapping[str, Track]) -> Checked:
-    """Check one item, in the order of time: pictures, file and clocks of every camera, rows, and how the arm was led."""
+    """Check one item: pictures, file, clocks and rows of every camera, and how the arm was led; in the order of time."""
     flags: list[Flag] = []
     lags: dict[str, Lag] = {}
     state = item.state if item.state is not None and item.state.finite else None

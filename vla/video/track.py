@@ -1,6 +1,5 @@
 """One pass over a clip: every frame is measured once, small pictures go to a file, what stays is small."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
