@@ -57,7 +57,7 @@ def lag_numbers(lag: Lag) -> dict[str, float]:
 def state_flags(state: State, tracks: Mapping[str, Track]) -> Iterator[Flag]:
     """Judge the rows of the state by themselves, and against the pictures where they stand."""
     table = np.hstack([state.joints, state.gripper])
-    finite = np.isfinite(table).all(axis=1)
+    finite = np.asarray(np.isfinite(table).all(axis=1))
     for start, stop in spans(~finite):
         words = f"{stop - start + 1} rows of the state hold values that are not numbers"
         yield Flag("not_finite", ERROR, "", *_times(state, start, stop), words, {"rows": stop - start + 1})
@@ -67,7 +67,7 @@ def state_flags(state: State, tracks: Mapping[str, Track]) -> Iterator[Flag]:
     yield from _leaps(state)
     moved = movement(tracks)
     way_s = np.cumsum(np.linalg.norm(np.diff(moved.place, axis=0, prepend=moved.place[:1]), axis=1)) / moved.fast
-    same = np.concatenate([[False], (np.diff(table, axis=0) == 0).all(axis=1)])
+    same = np.concatenate([[False], np.all(np.diff(table, axis=0) == 0, axis=1)])
     for start, stop in spans(same):
         first_s, last_s = float(state.time_s[start - 1]), float(state.time_s[stop])
         seen_s = float(np.diff(np.interp([first_s, last_s], moved.time_s, way_s))[0])
@@ -79,7 +79,7 @@ def state_flags(state: State, tracks: Mapping[str, Track]) -> Iterator[Flag]:
 def _row_gaps(state: State) -> Iterator[Flag]:
     step_s = np.diff(state.time_s)
     usual_s = float(np.median(step_s))
-    for place in np.flatnonzero((step_s > ROW_GAP * usual_s) | (step_s <= 0)):
+    for place in map(int, np.flatnonzero((step_s > ROW_GAP * usual_s) | (step_s <= 0))):
         words = f"{step_s[place]:.3f} s between two rows instead of {usual_s:.3f}"
         yield Flag("row_gap", ERROR, "", *_times(state, place, place + 1), words, {"seconds": float(step_s[place])})
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -112,17 +111,14 @@ def _of_gripper(state: State, number: int, name: str) -> Iterator[Event]:
     low, high = float(state.gripper_low[number]), float(state.gripper_high[number])
     opening = (state.gripper[:, number] - low) / max(high - low, 1e-9)
     moves = list(_moves(state.time_s, opening))
-    skip = False
-    for (start, stop), following in pairwise([*moves, None]):
-        if skip:
-            skip = False
-            continue
+    while moves:
+        start, stop = moves.pop(0)
         change = opening[stop] - opening[start]
         words = f"from {100 * opening[start]:.0f} to {100 * opening[stop]:.0f} % open"
         closes, empty = change < 0, min(opening[start], opening[stop]) < GRIPPER_EMPTY
         begin_s, end_s = float(state.time_s[start]), float(state.time_s[stop])
-        if closes and following and state.time_s[following[0]] - begin_s < FUMBLE_S:
-            skip = True
+        if closes and moves and state.time_s[moves[0][0]] - begin_s < FUMBLE_S:
+            moves.pop(0)
             yield Event(end_s, "fumble", STATE, 1.0, f"{name} closes and opens again at once ({words})")
         elif closes:
             kind, result = ("gripper_closes", "fully") if empty else ("grasp", "and stops short")
@@ -186,7 +182,8 @@ def _effort_steps(state: State) -> Iterator[Event]:
         least = max(EFFORT_MADS * usual, EFFORT_SHARE * float(np.ptp(effort)), 1e-9)
         for moment in peaks(step, state.time_s, least, 2 * EFFORT_S):
             words = f"{name} steps by {step[moment]:.3g}"
-            yield Event(float(state.time_s[moment]), "effort_step", STATE, min(1.0, step[moment] / (2 * least)), words)
+            strength = min(1.0, float(step[moment]) / (2 * least))
+            yield Event(float(state.time_s[moment]), "effort_step", STATE, strength, words)
 
 
 def spans(mask: np.ndarray) -> list[tuple[int, int]]:

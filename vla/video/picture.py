@@ -91,7 +91,7 @@ def looks(image: np.ndarray) -> np.ndarray:
     grey = luma(little).astype(np.float32)
     magnitude, angle = cv2.cartToPolar(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     hue, saturation, value = (plane.astype(np.float32) for plane in cv2.split(cv2.cvtColor(little, cv2.COLOR_RGB2HSV)))
-    edges = _histogram((angle / np.pi) % 1 * ORIENTATIONS, magnitude, ORIENTATIONS)
+    edges = _histogram(np.mod(angle / np.pi, 1) * ORIENTATIONS, magnitude, ORIENTATIONS)
     colours = _histogram(hue / 180 * HUES, saturation * value / 255, HUES)
     tones = _histogram(grey / 256 * TONES, np.ones_like(grey), TONES)
     return np.concatenate([edges, colours, tones]) / np.float32(np.sqrt(3))

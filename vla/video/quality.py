@@ -39,7 +39,7 @@ class Checked:
 
 
 def check(item: Item, tracks: Mapping[str, Track]) -> Checked:
-    """Check one item: pictures, file, clocks and rows of every camera, and how the arm was led; in the order of time."""
+    """Check one item: pictures, file, clock and rows of every camera, and how the arm was led; in the order of time."""
     flags: list[Flag] = []
     lags: dict[str, Lag] = {}
     state = item.state if item.state is not None and item.state.finite else None
