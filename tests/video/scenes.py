@@ -21,10 +21,10 @@ class Scene:
     starts_s: list[float]  # the arm sets off to the next disc after a rest
 
 
-def record(seed: int = 0, fps: int = 10, discs: int = 2, rest_s: float = 1.0) -> Scene:
-    """Carry some discs, with a rest after each."""
+def record(seed: int = 0, fps: int = 10, discs: int = 2, rest_s: float = 1.0, speed: float = 50.0) -> Scene:
+    """Carry some discs at about `speed` pixels a second, with a rest after each."""
     rng = np.random.default_rng(seed)
-    plan = _Plan(fps, rng)
+    plan = _Plan(fps, rng, speed)
     deeds_s, starts_s = [], []
     for disc in range(discs):
         if disc:
@@ -32,7 +32,7 @@ def record(seed: int = 0, fps: int = 10, discs: int = 2, rest_s: float = 1.0) ->
         plan.go(plan.discs[disc])
         plan.grip(0.4, disc)
         deeds_s.append(plan.now_s)
-        plan.go(rng.uniform((14, 14), (WIDTH - 14, HEIGHT - 14)))
+        plan.go(plan.elsewhere(plan.discs[disc + 1]))
         deeds_s.append(plan.now_s + 0.15)
         plan.grip(1.0, None)
         plan.go(plan.place + rng.uniform(12, 16) * np.sign(np.array([WIDTH, HEIGHT]) / 2 - plan.place))
@@ -57,12 +57,12 @@ def record(seed: int = 0, fps: int = 10, discs: int = 2, rest_s: float = 1.0) ->
 class _Plan:
     """Rows of (x, y, opening, x and y of every disc), one a frame."""
 
-    def __init__(self, fps: int, rng: np.random.Generator) -> None:
-        self.fps, self.rng, self.rows = fps, rng, []
+    def __init__(self, fps: int, rng: np.random.Generator, speed: float) -> None:
+        self.fps, self.rng, self.speed, self.rows = fps, rng, speed, []
         rough = rng.integers(90, 200, (9, 12, 3)).astype(np.uint8)
         self.background = cv2.resize(rough, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
         self.place, self.opening = np.array([WIDTH / 2, HEIGHT / 2]), 1.0
-        self.discs = [rng.uniform((14, 14), (WIDTH - 14, HEIGHT - 14)) for _ in range(4)]
+        self.discs = [self.elsewhere() for _ in range(4)]
         self.held: int | None = None
         self._add()
 
@@ -75,9 +75,16 @@ class _Plan:
             self.discs[self.held] = self.place.copy()
         self.rows.append(np.concatenate([self.place, [self.opening], *self.discs]))
 
+    def elsewhere(self, too: np.ndarray | None = None) -> np.ndarray:
+        """Draw a place that is a fair way off from the arm, and from another place too."""
+        while True:
+            place = self.rng.uniform((10, 10), (WIDTH - 10, HEIGHT - 10))
+            if all(np.linalg.norm(place - other) > 25 for other in (self.place, too) if other is not None):
+                return place
+
     def go(self, goal: np.ndarray) -> None:
-        """Move on a minimum-jerk path at about 50 pixels a second."""
-        start, steps = self.place, max(4, round(np.linalg.norm(goal - self.place) / 50.0 * self.fps))
+        """Move on a minimum-jerk path."""
+        start, steps = self.place, max(4, round(np.linalg.norm(goal - self.place) / self.speed * self.fps))
         for step in range(1, steps + 1):
             share = step / steps
             self.place = start + (goal - start) * (10 * share**3 - 15 * share**4 + 6 * share**5)

@@ -1,31 +1,19 @@
-"""Spoil recordings in every way that the quality check should notice, and count what it notices.
+"""Spoil recordings in every way that the quality check of videos should notice."""
 
-As a script it takes real episodes of a dataset, decodes, spoils and encodes them again, and prints recall for each
-fault and false alarms an hour on what was encoded again unspoilt:
-
-    python tests/video/corrupt.py DATASET --episodes 200 --seed 0
-"""
-
-import argparse
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import av
 import cv2
 import numpy as np
 
 from vla.data.dataset import EpisodeDataset
-from vla.video.child import Decoder
 from vla.video.decode import VideoClip
 from vla.video.events import arm_motion
-from vla.video.flag import NOTE
-from vla.video.quality import Checked, check, compare
-from vla.video.source import Item, find
+from vla.video.quality import Checked
+from vla.video.source import Item
 from vla.video.state import State
 
 X264 = {"crf": "20", "preset": "ultrafast", "g": "2", "bf": "0", "threads": "1"}
@@ -70,11 +58,6 @@ def write(recording: Recording, folder: Path, name: str) -> Item:
         clips[camera] = VideoClip(path)
     rows, fps = len(recording.state.time_s), float(recording.fps)
     return Item(name, folder, clips, rows=rows, fps=fps, state=recording.state)
-
-
-def inspect(item: Item, decoder: Decoder) -> Checked:
-    """Watch every camera of an item and check it."""
-    return check(item, {camera: decoder.track(clip) for camera, clip in item.clips.items()})
 
 
 def moving_span(recording: Recording, rng: np.random.Generator, frames: int) -> slice:
@@ -311,57 +294,3 @@ def load(dataset: EpisodeDataset, item: Item) -> Recording:
     rows = np.arange(episode.start, episode.start + episode.length)
     frames = {camera: dataset.frames(camera, rows) for camera in item.clips}
     return Recording(frames, np.arange(episode.length), item.state, dataset.fps)
-
-
-def main() -> None:
-    """Measure recall and false alarms on real episodes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    dataset, items = EpisodeDataset(arguments.dataset), find(arguments.dataset)
-    chosen = rng.choice(len(items), min(arguments.episodes, len(items)), replace=False)
-    hits: dict[str, list[bool]] = {name: [] for name in FAULTS}
-    misses, alarms, seconds, clean, shaken = [], [], 0.0, [], []
-    with TemporaryDirectory() as folder, Decoder() as decoder:
-        for number in map(int, chosen):
-            recording = load(dataset, items[number])
-            cameras = list(recording.frames)
-            item = write(recording, Path(folder), "clean")
-            clean.append(inspect(item, decoder))
-            seconds += len(recording) / recording.fps
-            alarms += [(number, flag.words) for flag in clean[-1].flags if flag.severity != NOTE]
-            for name, (fault, _) in FAULTS.items():
-                checked = inspect(write(fault(recording, rng), Path(folder), name), decoder)
-                found = noticed(name, checked, cameras)
-                hits[name] += found
-                misses += [(number, name, camera) for camera, hit in zip(cameras, found, strict=False) if not hit]
-            shaken.append(inspect(write(tremble(recording, rng), Path(folder), "tremble"), decoder))
-            print(f"\r{len(clean)} episodes", end="", file=sys.stderr, flush=True)
-    further, _ = compare(clean)
-    for number, own in zip(chosen, further, strict=True):
-        alarms += [(int(number), flag.words) for flag in own if flag.severity != NOTE]
-    hits["tremble"] = [_is_jerky(clean, number, item) for number, item in enumerate(shaken)]
-    report = {
-        "episodes": len(clean),
-        "hours": seconds / 3600,
-        "recall": {name: round(float(np.mean(found)), 4) for name, found in hits.items()},
-        "recall_all": round(float(np.mean([hit for found in hits.values() for hit in found])), 4),
-        "faults": sum(map(len, hits.values())),
-        "false_alarms": alarms,
-        "false_alarms_per_hour": round(len(alarms) / (seconds / 3600), 3),
-        "missed": misses,
-    }
-    print(json.dumps(report, indent=1))
-
-
-def _is_jerky(clean: list[Checked], number: int, item: Checked) -> bool:
-    """Put one shaken episode in the place of its clean self."""
-    own, _ = compare([*clean[:number], item, *clean[number + 1 :]])
-    return any(flag.code == "jerky" for flag in own[number])
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.video.boundaries import peract, random, score, uniform
+from vla.bench.rivals import peract, random, score, uniform
 from vla.data.dataset import Episode, EpisodeDataset
 from vla.video.child import Decoder
 from vla.video.events import Event
