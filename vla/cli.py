@@ -35,6 +35,7 @@ VERBS = {
     "collect": Verb("vla.data.collect", "record demonstrations of the scripted expert as a LeRobot dataset"),
     "train": Verb("vla.train.train", "train a policy from demonstrations; the same command again resumes"),
     "eval": Verb("vla.evaluate.evaluate", "measure a checkpoint in closed loop, with intervals and controls"),
+    "analyze": Verb("vla.video.analyze", "tell what happened in videos and when, as timelines and pages"),
     "bench": Verb("vla.bench.bench", "measure a part beside a named peer and the physical limit"),
 }
 SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the system on Linux -> Debian's package
@@ -43,7 +44,7 @@ SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the
     "libgthread-2.0.so.0": "libglib2.0-0",
     "libxcb.so.1": "libxcb1",
 }
-TEXT_KEYS = ("instruction", "out", "checkpoint", "against")
+TEXT_KEYS = ("instruction", "out", "checkpoint", "against", "path")
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 

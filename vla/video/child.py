@@ -1,14 +1,19 @@
-"""A child process in which clips are decoded, limited in memory and time: what breaks it breaks one clip."""
+"""A child process in which clips are decoded, limited in memory and time: what breaks it breaks one clip.
 
+It is `python -m vla.video.child FD`, which loads nothing but the decoder, whatever program asks for it.
+"""
+
+import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from itertools import count
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -60,18 +65,21 @@ class Decoder:
     def _started(self) -> Connection:
         """Return the pipe to the child, which is started when there is none."""
         if self._pipe is None:
-            context = get_context("spawn")
-            self._pipe, other = context.Pipe()
-            self._process = context.Process(target=_serve, args=(other, self.limits), daemon=True)
-            self._process.start()
+            self._pipe, other = Pipe()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vla.video.child", str(other.fileno())],
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
             other.close()
+            self._pipe.send(self.limits)
         return self._pipe
 
     def _why_dead(self) -> str:
         """Say what ended the child, and forget it."""
         process: Any = self._process
-        process.join()
-        number = -process.exitcode
+        number = -process.wait()
         self._stop()
         if number == signal.SIGXCPU:
             return f"decoding took more than {self.limits.cpu_s} s of processor time: cut it, or raise the limit cpu_s"
@@ -83,7 +91,7 @@ class Decoder:
     def _stop(self) -> None:
         if self._process is not None and self._pipe is not None:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
             self._pipe.close()
         self._process = self._pipe = None
 
@@ -98,9 +106,10 @@ class Decoder:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-def _serve(pipe: Connection, limits: Limits) -> None:
+def _serve(pipe: Connection) -> None:
     """Answer clips with tracks until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    limits = pipe.recv()
     _limit_memory(limits.memory_mb)
     while True:
         try:
@@ -144,3 +153,7 @@ def _limit_time(seconds: int) -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     used = int(usage.ru_utime + usage.ru_stime) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))

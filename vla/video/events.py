@@ -37,6 +37,11 @@ class Event:
     strength: float  # 0..1
     words: str  # for people, with the numbers
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What kind of event it is, told by which signal."""
+        return self.signal, self.kind
+
 
 def from_state(state: State) -> list[Event]:
     """Return the events that joints, grippers, commands and efforts show, in the order of time."""

@@ -15,10 +15,10 @@ BUDGET = 24
 KERNEL_S = 0.25  # an event counts exp(-(dt / KERNEL_S)^2) at a distance of dt
 EDGE_S = 0.35  # what happens so close to the first and last frame is told by them
 BOUNDARY, BOUNDARY_APART_S = 0.85, 0.8  # least score of a boundary, and how far apart boundaries lie
-KEYFRAME, KEYFRAME_APART_S = 0.25, 0.3  # the same of a keyframe
-GAP_S = 5.0  # a longer stretch without a keyframe gets the frame that looks least like its two ends
+KEYFRAME, KEYFRAME_APART_S = 0.1, 0.3  # the same of a keyframe
+GAP_S = 1.5  # a longer stretch without a keyframe gets the frame that looks least like its two ends
 TOLD_S = 0.4  # events so close to a keyframe are its reasons
-# Fitted to boundary F1 on our own demonstrations, tasks of one half of the instructions (tests/video/score_events.py).
+# Fitted to boundary F1 on our own demonstrations, with one half of the instructions; `vla bench video` uses the other.
 WEIGHTS = {
     STATE: {
         "grasp": 2.0,
@@ -37,6 +37,9 @@ WEIGHTS = {
     PIXELS: {"finish": 1.3, "stop": 1.0, "dip": 1.0, "set_off": 0.9, "novelty": 0.45, "subgoal": 0.35, "turn": 0.05},
 }
 BESIDE_STATE = 0.2  # of a weight of pixels where there is a state
+
+
+Weights = dict[tuple[str, str], float]  # (signal, kind) -> weight
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,14 @@ def all_events(tracks: Mapping[str, Track], state: State | None) -> list[Event]:
 def scores(events: Sequence[Event], time_s: np.ndarray) -> np.ndarray:
     """Return float64[N]: how much happens at each time; of several events of a kind the nearest counts."""
     total = np.zeros(len(time_s))
-    weights = _weights(events)
-    for (signal, kind), weight in weights.items():
+    weights = weights_among(events)
+    for key, weight in weights.items():
         nearest = np.zeros(len(time_s))
         for event in events:
-            if (event.signal, event.kind) == (signal, kind):
-                near = slice(*np.searchsorted(time_s, [event.time_s - 3 * KERNEL_S, event.time_s + 3 * KERNEL_S]))
-                kernel = np.exp(-(((time_s[near] - event.time_s) / KERNEL_S) ** 2))
-                nearest[near] = np.maximum(nearest[near], event.strength * kernel)
+            if event.key == key:
+                around = slice(*np.searchsorted(time_s, [event.time_s - 3 * KERNEL_S, event.time_s + 3 * KERNEL_S]))
+                kernel = np.exp(-(((time_s[around] - event.time_s) / KERNEL_S) ** 2))
+                nearest[around] = np.maximum(nearest[around], event.strength * kernel)
         total += weight * nearest
     return total
 
@@ -98,10 +101,14 @@ def choose(tracks: Mapping[str, Track], events: Sequence[Event], budget: int = B
     strongest = strongest[np.argsort(-total[strongest], kind="stable")][: budget - 2]
     chosen = sorted({0, len(time_s) - 1, *map(int, strongest)})
     chosen = _fill_gaps(chosen, lead, time_s, budget)
-    return [_keyframe(sample, lead, time_s, float(total[sample]), events) for sample in chosen]
+    weights = weights_among(events)
+    return [
+        _keyframe(sample, lead, float(total[sample]), near(events, float(time_s[sample]), weights)) for sample in chosen
+    ]
 
 
-def _weights(events: Sequence[Event]) -> dict[tuple[str, str], float]:
+def weights_among(events: Sequence[Event]) -> Weights:
+    """Say how much an event of each kind counts beside the others: pixels count less where there is a state."""
     signals = {event.signal for event in events}
     share = {STATE: 1.0, PIXELS: BESIDE_STATE if STATE in signals else 1.0}
     return {
@@ -110,6 +117,12 @@ def _weights(events: Sequence[Event]) -> dict[tuple[str, str], float]:
         if signal in signals
         for kind, weight in table.items()
     }
+
+
+def near(events: Sequence[Event], time_s: float, weights: Weights) -> list[Event]:
+    """Return the events that tell of a moment, the weightiest first."""
+    found = [event for event in events if abs(event.time_s - time_s) <= TOLD_S + 1e-6 and weights.get(event.key)]
+    return sorted(found, key=lambda event: -weights[event.key] * event.strength)
 
 
 def _inner_peaks(total: np.ndarray, time_s: np.ndarray, least: float, apart_s: float) -> np.ndarray:
@@ -134,18 +147,14 @@ def _fill_gaps(chosen: list[int], lead: Track, time_s: np.ndarray, budget: int) 
     return chosen
 
 
-def _keyframe(sample: int, lead: Track, time_s: np.ndarray, score: float, events: Sequence[Event]) -> Keyframe:
-    weights = _weights(events)
-    near = [event for event in events if abs(event.time_s - time_s[sample]) <= TOLD_S + 1e-6]
-    near = [event for event in near if weights.get((event.signal, event.kind), 0.0) > 0]
-    near.sort(key=lambda event: -weights[event.signal, event.kind] * event.strength)
-    ends = {0: "first frame", len(time_s) - 1: "last frame"}
-    why = ([ends[sample]] if sample in ends else []) + [event.words for event in near]
-    kinds = ([ends[sample].replace(" ", "_")] if sample in ends else []) + [event.kind for event in near]
+def _keyframe(sample: int, lead: Track, score: float, told: Sequence[Event]) -> Keyframe:
+    ends = {0: "first frame", len(lead.sample) - 1: "last frame"}
+    why = ([ends[sample]] if sample in ends else []) + [event.words for event in told]
+    kinds = ([ends[sample].replace(" ", "_")] if sample in ends else []) + [event.kind for event in told]
     why = why or ["nothing else is told for a long time; it looks least like the keyframes around it"]
     return Keyframe(
         frame=int(lead.sample[sample]),
-        time_s=float(time_s[sample]),
+        time_s=float(lead.time_s[lead.sample[sample]]),
         score=round(score, 6),
         why=tuple(dict.fromkeys(why)),
         kinds=tuple(dict.fromkeys(kinds or ["fill"])),

@@ -1,5 +1,6 @@
 """How something moves, whether joints or a picture's flow: where it rests, where it turns back."""
 
+from bisect import bisect
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,8 +125,9 @@ def peaks(values: np.ndarray, time_s: np.ndarray, least: float, apart_s: float) 
     """Return the moments of local maxima of at least `least`, the highest first choice, `apart_s` apart, in order."""
     padded = np.concatenate([[-np.inf], values, [-np.inf]])
     top = np.flatnonzero((values >= padded[:-2]) & (values >= padded[2:]) & (values >= least))
-    kept: list[int] = []
-    for moment in top[np.argsort(-values[top], kind="stable")]:
-        if all(abs(time_s[moment] - time_s[other]) >= apart_s - 1e-6 for other in kept):
-            kept.append(int(moment))
-    return np.array(sorted(kept), np.int64)
+    kept: list[int] = []  # ascending
+    for moment in map(int, top[np.argsort(-values[top], kind="stable")]):
+        place = bisect(kept, moment)
+        if all(abs(time_s[moment] - time_s[other]) >= apart_s - 1e-6 for other in kept[max(place - 1, 0) : place + 1]):
+            kept.insert(place, moment)
+    return np.array(kept, np.int64)
