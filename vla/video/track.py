@@ -47,6 +47,11 @@ class Track:
             file.seek(int(self.offsets[sample]))
             return file.read(int(self.offsets[sample + 1] - self.offsets[sample]))
 
+    def picture(self, time_s: float) -> np.ndarray:
+        """Return the thumbnail nearest to a time, uint8[h, w, 3] RGB."""
+        data = np.frombuffer(self.thumbnail(self.nearest_sample(time_s)), np.uint8)
+        return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
 
 def watch(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float], None]) -> Track:
     """Decode `clip` once and measure it; thumbnails go to the file `thumbnails`.
