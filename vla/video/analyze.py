@@ -18,8 +18,10 @@ from vla.video import overview, report, timeline
 from vla.video.analysis import analyse
 from vla.video.child import Decoder
 from vla.video.decode import ClipError, Limits
+from vla.video.embed import EndpointEmbedder
 from vla.video.fingerprint import fingerprint
 from vla.video.flag import ERROR, NOTE, remedy
+from vla.video.index import Embedder, build
 from vla.video.quality import compare
 from vla.video.source import Item, find
 from vla.video.words import Words
@@ -38,6 +40,7 @@ def main(config: DictConfig) -> None:
         Path(plain["path"]),
         out,
         words=instantiate(config.vlm),
+        embedder=EndpointEmbedder(**plain["embeddings"]) if plain["embeddings"]["url"] else None,
         limits=Limits(**plain["limits"]),
         cameras=plain["cameras"],
         episodes=plain["episodes"],
@@ -55,6 +58,7 @@ def analyze(
     *,
     words: Words,
     limits: Limits,
+    embedder: Embedder | None = None,
     cameras: Sequence[str] = (),
     episodes: Sequence[int] | None = None,
     budget: int,
@@ -87,7 +91,8 @@ def analyze(
             rows.append({"folder": folder.as_posix(), "record": record, "made": made})
     if not any(row["record"]["keyframes"] for row in rows):
         raise ClipError(rows[0]["record"]["qa"][0]["words"])
-    return _finish(path, out, items, rows)
+    index = build(out, [(row["folder"], row["record"]) for row in rows], embedder)
+    return _finish(path, out, items, rows) | {"index": index}
 
 
 def _chosen(items: list[Item], path: Path, episodes: Sequence[int] | None) -> list[Item]:
