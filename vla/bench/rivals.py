@@ -4,6 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vla.video.decode import Clip, VideoClip
+
+try:
+    from scenedetect import AdaptiveDetector, detect
+except ImportError:  # an extra
+    detect = None
+
 BUFFER = 4  # frames after a stop in which PerAct's heuristic takes no other
 STOPPED = 0.1  # joint speed below which PerAct's heuristic calls the arm stopped [rad/s]
 
@@ -58,3 +65,12 @@ def peract(joints: np.ndarray, open_: np.ndarray, fps: float) -> list[float]:
             found.append(now)
         before = open_[now]
     return [now / fps for now in found if now < count - 1]
+
+
+def scene_cuts(clip: Clip) -> list[float] | None:
+    """Return the cuts that PySceneDetect's adaptive detector finds in a video; None where it is not installed."""
+    if detect is None or not isinstance(clip, VideoClip):
+        return None
+    start_s = max(clip.start_s or 0.0, 0.0)
+    scenes = detect(str(clip.path), AdaptiveDetector(), start_time=start_s, end_time=clip.stop_s)
+    return [float(start.get_seconds()) - (clip.zero_s or 0.0) for start, _ in scenes[1:]]
