@@ -58,7 +58,8 @@ def measure(
     """Score at most `episodes` episodes of the held half of a dataset, collected anew where none is given.
 
     collect is called with root and episodes, and must write columns as `vla collect` does. `spoilt_episodes` of them
-    are spoilt in every way of `vla.bench.faults`. speed_s: length of the clip on which speed is measured. words: who names segments; None leaves label_accuracy out.
+    are spoilt in every way of `vla.bench.faults`. speed_s: length of the clip on which speed is measured.
+    words: who names segments; None leaves label_accuracy out.
     """
     rng = np.random.default_rng(seed)
     with _data(dataset, collect, 2 * episodes) as root, Decoder() as decoder:
