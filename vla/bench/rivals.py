@@ -7,7 +7,7 @@ import numpy as np
 from vla.video.decode import Clip, VideoClip
 
 try:
-    from scenedetect import AdaptiveDetector, detect
+    from scenedetect import AdaptiveDetector, detect  # pyright: ignore[reportMissingImports]
 except ImportError:  # an extra
     detect = None
 

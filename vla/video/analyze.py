@@ -20,7 +20,7 @@ from vla.video.child import Decoder
 from vla.video.decode import ClipError, Limits
 from vla.video.embed import EndpointEmbedder
 from vla.video.fingerprint import fingerprint
-from vla.video.flag import ERROR, NOTE, remedy
+from vla.video.flag import ERROR, NOTE, WARNING, Flag, remedy
 from vla.video.index import Embedder, build
 from vla.video.quality import compare
 from vla.video.source import Item, find
@@ -137,13 +137,11 @@ def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]]
     }
 
 
-def _summary(item: Item, out: Path, row: dict[str, Any], flags: Sequence[Any]) -> dict[str, Any]:
+def _summary(item: Item, out: Path, row: dict[str, Any], flags: Sequence[Flag]) -> dict[str, Any]:
     """Return one entry of `items` in result.json; `outcome` is null, since success is not judged."""
     record, folder = row["record"], out / row["folder"]
     lead = next(iter(record["source"]["cameras"].values()), {"frames": 0, "duration_s": 0.0})
-    codes = {
-        severity: sorted({f.code for f in flags if f.severity == severity}) for severity in (ERROR, "warning", NOTE)
-    }
+    codes = {severity: sorted({f.code for f in flags if f.severity == severity}) for severity in (ERROR, WARNING, NOTE)}
     return {
         "path": item.path,
         "name": item.name,
