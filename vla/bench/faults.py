@@ -131,7 +131,7 @@ def blur(recording: Recording, rng: np.random.Generator) -> Recording:
     """Lose focus for 0.6 s: a Gaussian of 1 % of the width."""
     sigma = 0.01 * next(iter(recording.frames.values())).shape[2]
     return _painted(
-        recording, _any_span(recording, rng, 0.6), lambda image: cv2.GaussianBlur(image, None, max(sigma, 1.5))
+        recording, _any_span(recording, rng, 0.6), lambda image: cv2.GaussianBlur(image, (0, 0), max(sigma, 1.5))
     )
 
 

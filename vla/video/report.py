@@ -99,6 +99,7 @@ def data_uri(jpeg: bytes) -> str:
 def little(jpeg: bytes, side: int) -> str:
     """Return a JPEG made smaller, as an address that holds it."""
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, "a JPEG of our own can be decoded"
     scale = side / max(image.shape[:2])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     return data_uri(cv2.imencode(".jpg", cv2.resize(image, size, interpolation=cv2.INTER_AREA))[1].tobytes())

@@ -50,7 +50,9 @@ class Track:
     def picture(self, time_s: float) -> np.ndarray:
         """Return the thumbnail nearest to a time, uint8[h, w, 3] RGB."""
         data = np.frombuffer(self.thumbnail(self.nearest_sample(time_s)), np.uint8)
-        return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert image is not None, "a JPEG of our own can be decoded"
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def watch(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float], None]) -> Track:
