@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vla.evaluate.episodes import OUTCOMES, Episode
-from vla.evaluate.page import forest, interval, number, percent, render_page
+from vla.page import forest, interval, number, percent, render_page
 
 COLOURS = {
     "success": "var(--green)",
