@@ -95,14 +95,17 @@ class StillPolicy:
 
 
 def _body(cameras: int, size: int) -> Embodiment:
-    limits = {name: (1.0,) * JOINTS for name in ("position_max", "velocity_max", "acceleration_max", "jerk_max")}
+    ones = (1.0,) * JOINTS
     return Embodiment(
         name="bench",
         joints=tuple(f"joint {index}" for index in range(JOINTS)),
         position_min=(-1.0,) * JOINTS,
+        position_max=ones,
+        velocity_max=ones,
+        acceleration_max=ones,
+        jerk_max=ones,
         control_hz=CONTROL_HZ,
         cameras={f"camera {index}": Camera(size, size) for index in range(cameras)},
-        **limits,
     )
 
 

@@ -44,7 +44,7 @@ class FrameCache:
         array, file = self[camera], self._files[camera]
         images = np.empty((len(index), *array.shape[1:]), np.uint8)
         for image, number in zip(images, index.tolist(), strict=True):
-            if os.preadv(file, [image], array.offset + number * image.nbytes) != image.nbytes:
+            if os.preadv(file, [memoryview(image)], array.offset + number * image.nbytes) != image.nbytes:
                 raise OSError(5, f"{array.filename} ends before frame {number}: delete it, it is decoded again")
         return images
 
