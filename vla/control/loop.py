@@ -24,6 +24,7 @@ from vla.control.vigil import Vigil
 from vla.types import Observation
 
 START_S = 10.0  # that the robot may take for its first measurement and frames
+ENGAGE_S = 2.0  # that an alarm may take to clear after it was acknowledged
 REST_S = 3.0  # that the arm may take to come to rest at the end
 FOLLOWING = (State.NORMAL, State.DEGRADED)
 
@@ -93,6 +94,7 @@ class Loop:
         self._noted: object = None  # the intervention that was logged last
         self._stopping, self._stopped_s, self._began_s = "", 0.0, 0.0
         self._left = self._wants_engage = False
+        self._engage_by_s = -np.inf
         self._orders: SimpleQueue[Callable[[float], None]] = SimpleQueue()  # of an operator, for the next tick
         self._takeover = Takeover(guard.embodiment)
         self._progress: tuple[float | None, float | None] = None, None
@@ -129,7 +131,8 @@ class Loop:
         self._left = True
 
     def engage(self) -> None:
-        """Engage anew in the next tick, after an e-stop was acknowledged."""
+        """Engage anew as soon as what was acknowledged has cleared, within ENGAGE_S."""
+        self._engage_by_s = self._clock.now() + ENGAGE_S
         self._wants_engage = True
 
     def instruct(self, text: str) -> None:
@@ -226,7 +229,10 @@ class Loop:
         try:
             self._guard.engage(joints)
         except (ValueError, RuntimeError) as error:
-            self._logbook.event(now_s, "engage refused", reason=str(error))
+            if now_s < self._engage_by_s:
+                self._wants_engage = True  # what was acknowledged takes a moment to clear
+            else:
+                self._logbook.event(now_s, "engage refused", reason=str(error))
         else:
             self._executor.halt(now_s, joints)
             self._logbook.event(now_s, "engage", joints=joints)
