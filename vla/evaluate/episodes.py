@@ -44,7 +44,7 @@ class LoopRecord:
 
     ticks: int
     missed: int  # periods that were skipped; time that is virtual misses none
-    idle_ticks: int  # since the first chunk, in which there was nothing new to do
+    idle_ticks: int  # since the first motion, in which there was nothing new to do
     states: dict[str, int]  # ticks in each state of the guard
     interventions: dict[str, int]  # of the guard, by rule
     chunks: dict[str, int]  # what became of them

@@ -37,7 +37,7 @@ class Onlooker:
         self._period_s, self._max_steps = 1 / hz, max_steps
         self._targets: list[np.ndarray | None] = []
         self._seams: list[int] = []  # ticks at which a motion begins or ends
-        self._new_chunk, self._idle = False, True
+        self._new_chunk, self._idle, self._moved, self._idle_ticks = False, True, False, 0
 
     def event(self, now_s: float, event: str, **what: Any) -> None:
         """Remember the first fault of the policy."""
@@ -53,7 +53,8 @@ class Onlooker:
         idle = self._executor.idle(tick.due_s + self._period_s)
         if self._new_chunk or (idle and not self._idle):
             self._seams.append(len(self._targets))
-        self._new_chunk, self._idle = False, idle
+        self._new_chunk, self._idle, self._moved = False, idle, self._moved or not idle
+        self._idle_ticks += self._moved and idle
         self._targets.append(tick.target)
         for info in self._infos[self._witness.episode.steps + 1 :]:
             self._witness.step(info)
@@ -77,7 +78,7 @@ class Onlooker:
         return LoopRecord(
             ticks=summary.ticks,
             missed=summary.missed,
-            idle_ticks=summary.idle_ticks,
+            idle_ticks=self._idle_ticks,
             states=dict(summary.states),
             interventions=dict(summary.interventions),
             chunks=dict(self._executor.counts),

@@ -86,7 +86,7 @@ reaches {{ r.against.success_rate | percent(1) }} on the same seeds. Difference
 <tr><td>delay</td><td>{{ r.latency_ms | number(0) }} ms</td>
 <td class="dim">from an observation to its chunk, in virtual time</td></tr>
 <tr><td>idle ticks</td><td>{{ r.loop.idle_ticks }} of {{ r.loop.ticks }}</td>
-<td class="dim">nothing new to do, since the first chunk</td></tr>
+<td class="dim">nothing new to do, since the first motion</td></tr>
 <tr><td>speed jump at a seam</td><td>{{ r.loop.velocity_jump_rad_s.p50 | number(2) }} rad/s</td>
 <td class="dim">median; 99 % below {{ r.loop.velocity_jump_rad_s.p99 | number(2) }} rad/s</td></tr>
 <tr><td>guard</td><td>{{ r.guard_interventions.total }} interventions</td><td class="dim">in
