@@ -15,7 +15,7 @@ from vla.control.clock import Clock, Metronome
 from vla.control.executor import Executor
 from vla.control.guard import Guard, Status
 from vla.control.inference import Answer, Inference, Request
-from vla.control.logbook import Logbook, Moment, Tick
+from vla.control.logbook import Log, Moment, Tick
 from vla.control.robot import Measurement, Robot
 from vla.control.severity import State
 from vla.control.steering import Steering
@@ -76,7 +76,7 @@ class Loop:
         inference: Inference,
         steering: Steering,
         clock: Clock,
-        logbook: Logbook,
+        logbook: Log,
         instruction: str,
     ):
         """Take all parts; the rate is the guard's."""

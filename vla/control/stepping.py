@@ -6,7 +6,7 @@ whose accomplishment is being checked goes on meanwhile, and while the next one 
 
 import logging
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from vla.control.grammar import Grammar
@@ -26,11 +26,18 @@ class Stepping:
     An instruction of one step goes to the controller as it is.
     """
 
-    def __init__(self, supervisor: Supervisor, instruction: str, pacing: Pacing, control_hz: float) -> None:
-        """control_hz: control steps a second, in which the pacing counts."""
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        instruction: str,
+        pacing: Pacing,
+        control_hz: float,
+        thread: Executor | None = None,
+    ) -> None:
+        """control_hz: control steps a second, in which the pacing counts. thread: where to think, one of its own."""
         self.hierarchy = Hierarchy(instruction, pacing)
         self._supervisor, self._control_hz = supervisor, control_hz
-        self._thread = ThreadPoolExecutor(1, "planner")
+        self._thread = thread or ThreadPoolExecutor(1, "planner")
         self._thinking: Future[None] | None = None
         self._meanwhile: str | None = None  # the subtask while the planner thinks
         self._began_s: float | None = None
