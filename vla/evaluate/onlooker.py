@@ -127,6 +127,10 @@ class Hearing:
             self._witness.end()
         return text
 
+    def close(self) -> None:
+        """Close the other steering."""
+        self._steering.close()
+
     def hear(self, chunk: ActionChunk, text: str) -> None:
         """Note what a chunk says."""
         step = min(int(chunk.time_s * self._control_hz + 1e-6), len(self._infos) - 1)

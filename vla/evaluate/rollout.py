@@ -105,8 +105,9 @@ class Flight:
 
     def finish(self, keep: Callable[[Episode], bool]) -> Episode:
         """Close the record, with its frames if they were kept and `keep` wants them."""
-        said = (self.pilot.plans, self.pilot.claims, self.pilot.ended) if self.pilot else ()
-        episode = self.witness.finish(*said, control_dt_s=self.control_dt_s)
+        pilot = self.pilot
+        plans, claims, ended = (pilot.plans, pilot.claims, pilot.ended) if pilot else ([], [], None)
+        episode = self.witness.finish(plans, claims, ended, control_dt_s=self.control_dt_s)
         if episode.crash is None:
             if self.case.questions:
                 self._ask()
