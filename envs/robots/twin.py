@@ -230,6 +230,10 @@ class SteppedTwin:
         self._catch_up()
         return {**self._plant.truth(), "slipped_s": 0.0}
 
+    def blow_up(self) -> None:
+        """Let the simulation become unstable, to see what comes of it."""
+        self._plant.blow_up()
+
     def close(self) -> None:
         """Free the renderer."""
         self._plant.close()

@@ -182,8 +182,8 @@ def _quality(data: EpisodeDataset, items: Sequence[Item], decoder: Decoder, rng:
             alarms += [f"{item.name}: {flag.words}" for flag in clean.flags if flag.severity != NOTE]
             seconds += len(recording) / recording.fps
             for name, (spoil, _) in spoilt.FAULTS.items():
-                spoilt = spoilt.write(spoil(recording, rng), Path(folder), name)
-                hits[name] += spoilt.noticed(name, _checked(spoilt, decoder), list(item.clips))
+                broken = spoilt.write(spoil(recording, rng), Path(folder), name)
+                hits[name] += spoilt.noticed(name, _checked(broken, decoder), list(item.clips))
     every = [hit for own in hits.values() for hit in own]
     return {
         "recall": float(np.mean(every)) if every else None,

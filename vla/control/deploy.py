@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from vla.control.clock import Clock, RealClock
 from vla.control.cockpit import Cockpit
 from vla.control.executor import Executor, Seam
+from vla.control.faults.injection import Injection
 from vla.control.guard import Guard
 from vla.control.hierarchy import Pacing
 from vla.control.inference import Controller, Threaded, takes_given
@@ -59,6 +60,7 @@ def main(config: DictConfig) -> None:
             strategy=instantiate(config.strategy),
             hz=settings["robot"]["hz"],
             latency_s=settings["latency_ms"] / 1000,
+            faults=settings["faults"],
             guard={"collides": collides, "hardware": settings["robot"]["hardware"], **settings["guard"]},
             steering=steering,
             page=partial(open_page, settings["web_host"], settings["web_port"]) if settings["web"] else None,
@@ -93,16 +95,21 @@ def deploy(
     steering: Steering | None = None,
     page: Callable[[Cockpit, Embodiment], AbstractContextManager] | None = None,
     clock: Clock | None = None,
+    faults: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Run the loop in real time and return what result.json documents; `guard` holds more arguments of the Guard.
+    """Run the loop in real time and return what result.json documents.
+
+    `guard` holds more arguments of the Guard; `faults` those of `Fault`s, which are refused where `guard.hardware` is.
 
     Raises ContractError before anything moves if the policy was trained for another body.
     """
     body = Embodiment.from_dict(robot.embodiment())
+    injection = Injection(faults, robot, policy, clock or RealClock(), hardware=guard.get("hardware", True))
+    robot, policy, clock = injection.robot, injection.policy, injection.clock
     check_contract(policy, body, strategy)
-    clock, executor, keeper = clock or RealClock(), Executor(strategy, body), Guard(body, hz, **guard)
-    logbook = Logbook(out, body, instruction, hz)
-    inference = Threaded(policy, clock, latency_s)
+    executor, keeper = Executor(strategy, body), Guard(body, hz, **guard)
+    logbook = Logbook(out, body, instruction, hz, disk=injection.disk)
+    inference = injection.inference(Threaded(policy, clock, latency_s))
     steering = steering or Verbatim()
     loop = Loop(
         robot=robot,

@@ -165,7 +165,7 @@ class Hierarchy:
         self._note(step, "done", self.skill.text)
         if self.skill not in self.finished:
             self.finished.append(self.skill)
-        self.failed, self._attempt, self._tried, self.skill = "", 0, "", None
+        self.failed, self.skill = "", None  # what is asked for again at once counts as another attempt
         if self._again:
             self._begin(self._again.pop(0), step)
 

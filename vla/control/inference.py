@@ -88,6 +88,10 @@ def _chunk(policy: Controller, request: Request) -> ActionChunk:
     chunks = act([observation], given=given[None], given_steps=len(given)) if len(given) else act([observation])
     if len(chunks) != 1 or not isinstance(chunks[0], ActionChunk):
         raise TypeError(f"the policy answered one observation with {chunks!r:.100}, not with one chunk")
+    if chunks[0].time_s != observation.time_s:
+        raise ValueError(
+            f"it answered the frame of {chunks[0].time_s} s when asked about that of {observation.time_s} s"
+        )
     return chunks[0]
 
 

@@ -5,6 +5,7 @@ has happened, a dump is there whole or not at all, and the episode joins the dat
 """
 
 import json
+import shutil
 import threading
 import time
 from collections import deque
@@ -25,6 +26,8 @@ CAMERA = "observation.images."
 FRAMES = 32  # may wait to be encoded; beyond that they are dropped and counted
 EVENTS = 1000  # are kept for the result
 DUMPS = 100  # stops of one run that are dumped
+ROOM_BYTES = 128 * 2**20  # that are left on the disk when recording ends by itself; two episodes need less
+LOOK_EVERY = 50  # frames, at how much room there is
 
 
 class Tick(NamedTuple):
@@ -71,6 +74,18 @@ class Log(Protocol):
         ...
 
 
+class Disk:
+    """What the logbook asks of the disk."""
+
+    def run(self, job: Callable[[], object]) -> None:
+        """Do something that writes; raises OSError."""
+        job()
+
+    def free_bytes(self, folder: Path) -> int:
+        """Return how much more can be written."""
+        return shutil.disk_usage(folder).free
+
+
 class Logbook:
     """Writes dataset/, events.jsonl and stops/ in `folder`. `fault` says why recording ended early, if it did.
 
@@ -86,11 +101,12 @@ class Logbook:
         hz: float,
         keep_s: float = 5.0,
         patient: bool = False,
+        disk: Disk | None = None,
     ):
         """Open the dataset, of which this run becomes the next episode; dumps hold the last `keep_s` at `hz` ticks."""
         self.folder, self.fault, self.dropped_frames = folder, "", 0
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
-        self._instruction, self._patient = instruction, patient
+        self._instruction, self._patient, self._disk = instruction, patient, disk or Disk()
         self._ticks: deque[Tick] = deque(maxlen=max(1, round(keep_s * hz)))
         self._dumps = 0
         self._moment: Moment | None = None
@@ -143,7 +159,7 @@ class Logbook:
         self._jobs.put(None)
         self._thread.join()
         if self._recorder is not None and self._recorder.length:
-            self._guarded(lambda recorder=self._recorder: recorder.save(extra=extra))
+            self._guarded(lambda recorder=self._recorder: self._disk.run(lambda: recorder.save(extra=extra)))
         elif self._recorder is not None:
             self._recorder.discard()
         self._guarded(self._writer.close)
@@ -164,21 +180,28 @@ class Logbook:
                 self._recorder = None
 
     def _write_event(self, entry: dict[str, Any]) -> None:
-        self._lines.write(json.dumps(entry, default=_plain) + "\n")
-        self._lines.flush()
+        line = json.dumps(entry, default=_plain) + "\n"
+        self._disk.run(lambda: (self._lines.write(line), self._lines.flush()))
 
     def _write_dump(self, name: str, ticks: list[Tick]) -> None:
         lines = [json.dumps(tick._asdict() | {"state": tick.state.name}, default=_plain) for tick in ticks]
-        schema.write_whole(self.folder / "stops" / name, lambda path: path.write_text("\n".join(lines) + "\n"))
+        text = "\n".join(lines) + "\n"
+        self._disk.run(lambda: schema.write_whole(self.folder / "stops" / name, lambda path: path.write_text(text)))
 
     def _add(self, moment: Moment, command: np.ndarray) -> None:
         self._room.release()
-        if self._recorder is None:
+        if self._recorder is None or self.fault:
+            return
+        if self._recorder.length % LOOK_EVERY == 0 and self._disk.free_bytes(self.folder) < ROOM_BYTES:
+            self.fault = (
+                f"less than {ROOM_BYTES >> 20} MiB are free in {self.folder}; recording ended, it is kept so far"
+            )
             return
         images = {CAMERA + name: image for name, image in moment.observation.images.items()}
         row = {"observation.state": moment.joints, "action": command, "subtask": moment.observation.instruction}
         row |= {"guard": int(moment.state), "since_s": moment.since_s}
-        self._recorder.add(images | row, task=self._instruction)
+        recorder = self._recorder
+        self._disk.run(lambda: recorder.add(images | row, task=self._instruction))
 
 
 def features(embodiment: Embodiment) -> schema.Features:

@@ -16,8 +16,11 @@ from vla.control.executor import Executor
 from vla.control.guard import Guard, Status
 from vla.control.inference import Answer, Inference, Request
 from vla.control.logbook import Log, Moment, Tick
+from vla.control.plan import leap, refusal
+from vla.control.proprioception import Proprioception
 from vla.control.robot import Measurement, Robot
 from vla.control.severity import State
+from vla.control.sight import Sight
 from vla.control.steering import Steering
 from vla.control.takeover import Takeover
 from vla.control.vigil import Vigil
@@ -83,6 +86,7 @@ class Loop:
         self._robot, self._guard, self._executor, self._inference = robot, guard, executor, inference
         self._steering, self._clock, self._logbook, self._instruction = steering, clock, logbook, instruction
         self._vigil, self._metronome = Vigil(guard), Metronome(clock, guard.hz)
+        self._sight, self._body = Sight(guard.embodiment), Proprioception(guard.embodiment, guard.hz)
         self._record_s = 1 / guard.embodiment.control_hz  # from one recorded frame to the next
         self._recorded_s = -np.inf
         self._past: deque[Measurement] = deque(maxlen=max(2, round(guard.hz)))  # of the last second
@@ -216,16 +220,24 @@ class Loop:
         limit_s = self._clock.now() + START_S
         while (measurement := self._measure()) is None or None in self._frames().values():
             if self._clock.now() > limit_s:
-                missing = [name for name, frame in self._frames().items() if frame is None]
-                what = [*(["joints"] if measurement is None else []), *(f"camera {name}" for name in missing)]
-                raise StartError(f"nothing came from {', '.join(what)} for {START_S} s; check power, cables and ports")
+                raise StartError(
+                    f"nothing came from {self._missing(measurement)} for {START_S} s; check power, cables and ports"
+                )
             self._clock.sleep_until(self._clock.now() + self._metronome.period_s)
         self._began_s = self._clock.now()
         self._guard.engage(measurement.joints)
         self._executor.halt(self._began_s, measurement.joints)
         self._logbook.event(self._began_s, "engage", joints=measurement.joints)
 
+    def _missing(self, measurement: Measurement | None) -> str:
+        """Say what has not been seen yet, and why."""
+        silent = [f"camera {name}" for name, frame in self._frames().items() if frame is None]
+        what = ["joints"] * (measurement is None) + silent
+        wrong = {"joints": self._body.wrong} | {f"camera {name}": why for name, why in self._sight.wrong.items()}
+        return ", ".join(f"{name} ({wrong[name]})" if wrong.get(name) else name for name in what)
+
     def _engage_again(self, joints: np.ndarray, now_s: float) -> None:
+        self._body.forget()
         try:
             self._guard.engage(joints)
         except (ValueError, RuntimeError) as error:
@@ -253,11 +265,14 @@ class Loop:
     def _measure(self) -> Measurement | None:
         """Read the joints; a bus that fails is an alarm."""
         try:
-            measurement = self._robot.read_joints()
+            measurement = self._body.admit(self._robot.read_joints())
         except OSError as error:
-            self._vigil.report("bus read", State.HOLD, str(error))
+            self._vigil.bus("bus read", error, self._clock.now())
             return None
-        self._vigil.report("bus read", None)
+        self._vigil.bus("bus read", None, self._clock.now())
+        self._vigil.report("joints", State.DEGRADED if self._body.wrong else None, self._body.wrong)
+        behind = self._body.behind(measurement, self._command)
+        self._vigil.report("following", State.STOP1 if behind else None, behind)
         if measurement is not None:
             self._past.append(measurement)
         return measurement
@@ -266,17 +281,18 @@ class Loop:
         try:
             self._robot.send_action(command)
         except OSError as error:
-            self._vigil.report("bus write", State.HOLD, str(error))
+            self._vigil.bus("bus write", error, self._clock.now())
         else:
-            self._vigil.report("bus write", None)
+            self._vigil.bus("bus write", None, self._clock.now())
 
     def _frames(self) -> dict:
-        return {name: self._robot.cameras[name].latest() for name in self._guard.embodiment.cameras}
+        return self._sight.look(self._robot.cameras, self._past[-1].joints if self._past else None)
 
     def _look(self, now_s: float, due_s: float) -> None:
         """Make an observation of new frames, and ask the policy if it is time."""
         frames = self._frames()
         self._vigil.cameras(frames, now_s, self._began_s)
+        self._vigil.pictures(self._sight.wrong)
         self._vigil.policy(self._inference.waiting_s())
         if None in frames.values():
             return
@@ -322,8 +338,11 @@ class Loop:
         if text != self._text:
             self._executor.counts["other_words"] += 1
             return ""
-        refused = self._executor.counts["refused"]
-        why = self._executor.take(chunk, request.question, now_s)
+        refused, body = self._executor.counts["refused"], self._guard.embodiment
+        if why := refusal(chunk, body) or leap(chunk, request.observation.state, body, self._executor.halted):
+            self._executor.counts["refused"] += 1
+        else:
+            why = self._executor.take(chunk, request.question, now_s)
         what = {"frame_s": request.question.frame_s, "given": len(request.question.given), "dropped": why}
         self._logbook.chunk(now_s, chunk.actions, text=text, progress=chunk.progress, done=chunk.done, **what)
         return why if self._executor.counts["refused"] > refused else ""

@@ -5,6 +5,7 @@ from copy import copy
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from vla.control.admission import FARTHEST_LEAP
 from vla.types import ActionChunk, Embodiment
 
 ROUNDING_S = 1e-6  # times closer than this are the same
@@ -60,3 +61,19 @@ def refusal(chunk: ActionChunk, embodiment: Embodiment) -> str:
     if not isinstance(chunk.dt_s, int | float) or not 0 < chunk.dt_s < np.inf:
         return f"its period is {chunk.dt_s!r}, it must be positive seconds"
     return ""
+
+
+def leap(chunk: ActionChunk, start: np.ndarray, embodiment: Embodiment, engaging: bool) -> str:
+    """Say where a chunk that begins at `start` float[A] jumps as no arm can; empty if it does not.
+
+    That is a wrong unit or order of joints: followed within the limits, it would still go to a wrong place. While
+    engaging, the first step must be one that the arm can make; only the gripper may be asked for more.
+    """
+    ways = np.abs(np.diff(np.concatenate([start[None], chunk.actions]), axis=0))
+    shares = ways / (FARTHEST_LEAP * np.array(embodiment.velocity_max) * chunk.dt_s)
+    if engaging:
+        shares[0, :-1] *= FARTHEST_LEAP
+    if shares.max() <= 1:
+        return ""
+    step, joint = np.unravel_index(shares.argmax(), shares.shape)
+    return f"its step {step} moves {embodiment.joints[joint]} by {ways[step, joint]:.3g}, which no arm can do at once"

@@ -43,7 +43,10 @@ class Camera(Protocol):
 
 
 class Robot(Protocol):
-    """An arm with cameras. Called from the loop's thread only; OSError says that the bus failed."""
+    """An arm with cameras. Called from the loop's thread only; OSError says that the bus failed.
+
+    An OSError whose attribute `latched` is true says that a servo has shut itself down, which needs a human.
+    """
 
     @property
     def cameras(self) -> Mapping[str, Camera]:

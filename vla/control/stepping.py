@@ -17,6 +17,8 @@ from vla.control.supervisor import Supervisor, Turn
 from vla.model.prompts import has_several_steps
 from vla.types import ActionChunk, Observation
 
+PATIENCE_S = 5.0  # for which a subtask that is being checked goes on
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,6 +42,7 @@ class Stepping:
         self._thread = thread or ThreadPoolExecutor(1, "planner")
         self._thinking: Future[None] | None = None
         self._meanwhile: str | None = None  # the subtask while the planner thinks
+        self._asked_s = 0.0
         self._began_s: float | None = None
 
     def look(self, observation: Observation) -> str | None:
@@ -47,14 +50,14 @@ class Stepping:
         if self._began_s is None:
             self._began_s = observation.time_s
         if self._busy():
-            return self._meanwhile
+            return self._meanwhile if observation.time_s <= self._asked_s + PATIENCE_S else None
         if observation.instruction != self.hierarchy.instruction:
             self.hierarchy = Hierarchy(observation.instruction, self.hierarchy.pacing)
         if not has_several_steps(observation.instruction):
             return observation.instruction
         hierarchy = self.hierarchy
         if hierarchy.wants_plan or hierarchy.wants_checks:
-            self._meanwhile = hierarchy.subtask
+            self._meanwhile, self._asked_s = hierarchy.subtask, observation.time_s
             self._thinking = self._thread.submit(
                 self._supervisor.serve, [Turn(hierarchy, observation, self._step(observation.time_s))]
             )

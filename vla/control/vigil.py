@@ -8,6 +8,7 @@ from vla.control.severity import State
 
 CAMERA_DEGRADED_S, CAMERA_HOLD_S = 0.2, 0.5  # age of the newest frame
 POLICY_S = 1.0  # that one call may take
+BUS_S = 5.0  # without the bus, after which somebody has to look
 
 
 class Vigil:
@@ -17,6 +18,7 @@ class Vigil:
         """Take whose alarms."""
         self._guard = guard
         self._standing: dict[str, tuple[State, str]] = {}
+        self._bus_since_s: dict[str, float] = {}
 
     def report(self, name: str, state: State | None, reason: str = "") -> None:
         """Say how bad a cause is now, None: it is gone."""
@@ -37,6 +39,21 @@ class Vigil:
             age_s = now_s - (frame.time_s if frame else since_s)
             state = State.HOLD if not age_s <= CAMERA_HOLD_S else State.DEGRADED if age_s > CAMERA_DEGRADED_S else None
             self.report(f"camera {name}", state, f"its newest frame is {age_s:.3f} s old")
+
+    def pictures(self, wrong: Mapping[str, str]) -> None:
+        """Report what is wrong with the pictures of each camera; how long it may last their age decides."""
+        for name, reason in wrong.items():
+            self.report(f"picture {name}", State.DEGRADED if reason else None, reason)
+
+    def bus(self, name: str, error: OSError | None, now_s: float) -> None:
+        """Judge one exchange on the bus: a servo that has shut down, or a bus that stays away, needs a human."""
+        if error is None:
+            self._bus_since_s.pop(name, None)
+            self.report(name, None)
+            return
+        since_s = self._bus_since_s.setdefault(name, now_s)
+        grave = getattr(error, "latched", False) or now_s - since_s > BUS_S
+        self.report(name, State.STOP1 if grave else State.HOLD, str(error))
 
     def policy(self, waiting_s: float) -> None:
         """Judge how long the policy has been thinking; what it then misses the guard judges by the age of commands."""

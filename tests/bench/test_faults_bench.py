@@ -1,0 +1,112 @@
+"""The fault table is whole, a slice of it is right, and a monitor that is taken away makes it wrong."""
+
+from math import isfinite
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+
+from vla.bench import faults
+from vla.bench.fault_flight import Stage
+from vla.bench.fault_table import ELSEWHERE, ROWS
+from vla.control.admission import Admission, Verdict
+from vla.control.faults.schedule import POSSIBLE, Fault, Kind
+from vla.control.proprioception import Proprioception
+from vla.control.sight import Eye
+from vla.control.vigil import Vigil
+
+PARTS = {"connect", "demonstrate", "collides", "strategy", "skills"}
+
+
+@pytest.fixture(scope="module")
+def config():
+    with initialize_config_module("configs", version_base="1.3"):
+        return compose("bench", overrides=["bench=faults", "out=OUT"]).bench
+
+
+@pytest.fixture(scope="module")
+def hangar(config):
+    parts = {name: instantiate(config[name]) for name in PARTS}
+    return faults.Hangar(
+        Stage(
+            connect=parts["connect"],
+            demonstrate=parts["demonstrate"],
+            collides=parts["collides"],
+            strategy=parts["strategy"],
+            grammar=parts["skills"],
+            instruction=config.instruction,
+            pick=config.pick,
+            hz=config.hz,
+            latency_s=config.latency_ms / 1000,
+        )
+    )
+
+
+def scenario(fault, phase="carry", for_s=None):
+    row = next(row for row in ROWS if row.fault == fault)
+    return faults.Scenario(row, phase, max(row.after) if for_s is None else for_s, seed=7)
+
+
+def test_every_row_can_be_injected_and_expects_something_for_every_duration():
+    for row in ROWS:
+        assert bool(row.name) != bool(row.event) and row.after and row.phases
+        for for_s in row.after:
+            if row.name:
+                Fault(row.name, Kind(row.kind), 0.0, for_s, row.how, row.amount)
+            assert for_s > 0 and (isfinite(for_s) or not row.acknowledged)
+
+
+def test_the_table_has_every_part_every_kind_and_enough_scenarios():
+    injected = {(row.name.partition(".")[0], row.kind) for row in ROWS if row.name}
+    assert {part for part, _ in injected} == set(POSSIBLE)
+    assert {kind for _, kind in injected} == {str(kind) for kind in Kind if kind is not Kind.OK}
+    whole = list(faults.scenarios(ROWS, range(3)))
+    assert len(whole) >= 60 and {scenario.seed for scenario in whole} == {0, 1, 2}
+    assert len({(s.row.fault, s.phase, s.for_s) for s in whole}) == len(whole)
+    assert all(file.startswith("tests/") for file in ELSEWHERE.values())
+
+
+@pytest.mark.parametrize(
+    ("fault", "phase", "for_s"),
+    [
+        ("camera frozen, time stamps go on", "carry", 2),
+        ("NaN or infinity in a chunk", "reach", 0.6),
+        ("a servo has shut down", "carry", 0.5),
+        ("disk full", "carry", None),
+    ],
+)
+def test_a_scenario_is_right(hangar, fault, phase, for_s):
+    verdict = hangar.judge(scenario(fault, phase, for_s))
+    assert verdict.wrong == ()
+
+
+@pytest.mark.parametrize(
+    ("fault", "phase", "owner", "monitor", "instead"),
+    [
+        ("camera frozen, time stamps go on", "carry", Eye, "_stands_still", lambda *_: ""),
+        ("camera removed and put back", "carry", Vigil, "cameras", lambda *_: None),
+        ("encoder leaps by 2 pi", "reach", Proprioception, "_judge", lambda *_: ""),
+        ("a joint is blocked", "start", Proprioception, "behind", lambda *_: ""),
+        ("degrees for radians", "reach", Admission, "_in_range", lambda self, goal, before: Verdict(goal)),
+    ],
+)
+@pytest.mark.slow
+def test_without_its_monitor_a_scenario_is_wrong(hangar, monkeypatch, fault, phase, owner, monitor, instead):
+    hangar.nominal(7)
+    monkeypatch.setattr(owner, monitor, instead)
+    if fault == "degrees for radians":
+        monkeypatch.setattr("vla.control.loop.leap", lambda *_: "")
+    assert hangar.judge(scenario(fault, phase)).wrong
+
+
+def test_a_row_that_nobody_knows_is_answered_with_those_that_there_are(config):
+    arguments = {key: value for key, value in config.items() if key not in PARTS and key != "_target_"}
+    with pytest.raises(ValueError, match="rows are: camera frozen"):
+        faults.measure(seed=7, **(arguments | {"only": "wheel"}), **dict.fromkeys(PARTS))
+
+
+@pytest.mark.slow
+def test_the_whole_table_is_right(config):
+    result = instantiate(config, _partial_=True)(seed=7)
+    assert result["scenarios"] >= 60
+    assert [entry for entry in result["table"] if not entry["ok"]] == []

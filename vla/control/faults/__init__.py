@@ -1,0 +1,1 @@
+"""Faults on purpose: what fails, how and when, for simulation only."""
