@@ -5,7 +5,8 @@ import pytest
 from websockets.sync.client import connect
 
 from vla.bench.serve import StillPolicy, _answer_bytes, _body, measure
-from vla.serve.server import PolicyServer, bind, in_background
+from vla.control.listener import bind
+from vla.serve.server import PolicyServer, in_background
 from vla.serve.wire import pack, unpack
 
 
