@@ -209,6 +209,10 @@ class Stream:
         """Hand it on."""
         self._steering.hear(chunk, text)
 
+    def close(self) -> None:
+        """Close the other."""
+        self._steering.close()
+
 
 class Witness:
     """The robot, watched: writes down what is sent, and does at their times what only a human or chance does."""

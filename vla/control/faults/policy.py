@@ -104,11 +104,7 @@ class FaultyInference:
         """Take the inference and what will be wrong with it."""
         self._inference, self._faults = inference, faults
         self._held: deque[tuple[float, Answer]] = deque()  # when it may be heard, the answer
-
-    @property
-    def counts(self) -> Counter[str]:
-        """As of the inference."""
-        return self._inference.counts
+        self.counts: Counter[str] = inference.counts
 
     def ask(self, request: Request) -> None:
         """Ask."""
