@@ -67,7 +67,7 @@ class Hierarchy:
         self._claimed = False  # the present subtask was declared done, and the check is still out
         self._reviewing = False  # all was said to be done, and is looked at once more
         self._again: list[Skill] = []  # accomplished once, now to be done again before the planner is asked
-        self._redone = 0
+        self._redone, self._redoing = 0, False
 
     @property
     def subtask(self) -> str | None:
@@ -97,6 +97,7 @@ class Hierarchy:
                 self._end("done", step)
             return
         self._note(step, "plan", plan.text)
+        self._redoing = False
         self._begin(plan, step)
 
     def take_refusal(self, reason: str, step: int) -> None:
@@ -143,7 +144,7 @@ class Hierarchy:
             return
         for skill in undone:
             self._note(step, "undone", skill.text)
-        self._again, self._redone = undone[1:], self._redone + 1
+        self._again, self._redone, self._redoing = undone[1:], self._redone + 1, True
         self._begin(undone[0], step)
 
     def _begin(self, skill: Skill, step: int) -> None:
@@ -163,7 +164,7 @@ class Hierarchy:
         """Count the present subtask as accomplished."""
         assert self.skill is not None
         self._note(step, "done", self.skill.text)
-        if self.skill not in self.finished:
+        if not self._redoing:
             self.finished.append(self.skill)
         self.failed, self.skill = "", None  # what is asked for again at once counts as another attempt
         if self._again:

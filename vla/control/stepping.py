@@ -11,7 +11,7 @@ from typing import Any
 
 from vla.control.grammar import Grammar
 from vla.control.hierarchy import Hierarchy, Pacing
-from vla.control.planner import ChatPlanner, PolicyPlanner
+from vla.control.planner import ChatPlanner, ClausePlanner, PolicyPlanner
 from vla.control.steering import Steering, Verbatim
 from vla.control.supervisor import Supervisor, Turn
 from vla.model.prompts import has_several_steps
@@ -90,7 +90,9 @@ class Stepping:
 def by_policy(*, policy: Any, grammar: Grammar, instruction: str, pacing: Pacing, control_hz: float) -> Steering:
     """Let the policy plan for itself; raises ValueError where it does not plan in words."""
     _must(policy, "planner=policy", "next_subtask", "generate")
-    return Stepping(Supervisor(PolicyPlanner(policy), grammar, policy), instruction, pacing, control_hz)
+    return Stepping(
+        Supervisor(ClausePlanner(grammar, PolicyPlanner(policy)), grammar, policy), instruction, pacing, control_hz
+    )
 
 
 def by_chat(

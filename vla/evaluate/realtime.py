@@ -26,7 +26,7 @@ from vla.control.guard import Guard
 from vla.control.hierarchy import Hierarchy, Pacing
 from vla.control.inference import Timed
 from vla.control.loop import Loop
-from vla.control.planner import PolicyPlanner
+from vla.control.planner import ClausePlanner, PolicyPlanner
 from vla.control.robot import Robot
 from vla.control.steering import Verbatim
 from vla.control.stepping import Stepping
@@ -179,7 +179,7 @@ class RealtimeHost(Host):
         return Landing(witness.finish(plans, claims, ended, control_dt_s=1 / body.control_hz), onlooker.fault)
 
     def _stepping(self, policy: PlanningPolicy, spoken: str, clock: Clock, body: Embodiment) -> Stepping:
-        supervisor = Supervisor(PolicyPlanner(policy), self._grammar, policy)
+        supervisor = Supervisor(ClausePlanner(self._grammar, PolicyPlanner(policy)), self._grammar, policy)
         thread = Late(clock, self._realtime.planner_ms / 1000)
         return Stepping(supervisor, spoken, self._pacing, body.control_hz, thread)
 

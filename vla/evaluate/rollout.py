@@ -9,7 +9,7 @@ import numpy as np
 
 from vla.control.grammar import Grammar
 from vla.control.hierarchy import Pacing
-from vla.control.planner import PolicyPlanner
+from vla.control.planner import ClausePlanner, PolicyPlanner
 from vla.control.supervisor import Supervisor, Turn
 from vla.evaluate.episodes import Case, Episode
 from vla.evaluate.pilot import Pilot, PlanningPolicy, Prediction
@@ -155,7 +155,7 @@ def run(
 
     A crash of an environment ends its episode with the traceback in the record; errors of the policy are raised.
     """
-    supervisor = Supervisor(PolicyPlanner(policy), grammar, policy)
+    supervisor = Supervisor(ClausePlanner(grammar, PolicyPlanner(policy)), grammar, policy)
     control_dt_s = 1.0 / policy.embodiment.control_hz
     waiting, idle = deque(cases), list(workers.all)
     flying: dict[int, Flight] = {}
