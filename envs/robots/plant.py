@@ -96,8 +96,9 @@ class Plant:
         """Return what the simulator knows; `is_success` stays true once it was.
 
         `held` names what both fingers touch, `lifted_m` says how high the subtask's object is above the table, None
-        where it has none.
+        where it has none. Raises UnstableError.
         """
+        self._check()
         world, goal = self._env.expert_observation()
         lifted_m = float(world.position(goal.object)[2] - world.items[goal.object].half_height) if goal.object else None
         seen = {"held": world.held(), "lifted_m": lifted_m}

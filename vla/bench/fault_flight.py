@@ -22,7 +22,7 @@ from vla.control.faults.injection import Injection
 from vla.control.faults.planner import FaultyPlanner
 from vla.control.faults.schedule import Fault, Kind
 from vla.control.grammar import Grammar
-from vla.control.guard import Guard
+from vla.control.guard import Guard, Status
 from vla.control.hierarchy import Pacing
 from vla.control.inference import Controller, Timed
 from vla.control.logbook import Logbook
@@ -144,11 +144,20 @@ class Follower:
 
 
 class Eyes:
-    """Sees all that it is asked about, and believes that it is accomplished; as slowly as the planner."""
+    """Sees some things and no others, and believes that what it is asked about is accomplished."""
+
+    def __init__(self, things: Sequence[str]):
+        """Take the names of what is in sight."""
+        self._things = things
 
     def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
         """Answer one prompt about each observation."""
-        return ["<box 100 100 200 200>" if prompt.startswith("point") else "yes" for prompt in prompts]
+        return [self._answer(prompt) for prompt in prompts]
+
+    def _answer(self, prompt: str) -> str:
+        if prompt.startswith(("point to", "is there")) and not any(prompt.endswith(thing) for thing in self._things):
+            return "no"
+        return "<box 100 100 200 200>" if prompt.startswith("point to") else "yes"
 
 
 class Later(Future):
@@ -189,20 +198,27 @@ class LaterThread(Thread):
 
 
 class Stream:
-    """A steering whose words stop coming for a while, and that writes them down."""
+    """A steering whose words stop coming for a while, and that writes them down.
+
+    When a planner says that all is done the last words stay, so that a hold is none of the end.
+    """
 
     def __init__(self, steering: Steering, clock: VirtualClock, silent: tuple[float, float]):
         """Be silent from one time to another."""
         self._steering, self._clock, self._silent = steering, clock, silent
         self.words: set[str] = set()
+        self._last: str | None = None
 
     def look(self, observation: Observation) -> str | None:
         """Return the words of the other, or none."""
         text = self._steering.look(observation)
+        if isinstance(self._steering, Stepping) and self._steering.hierarchy.ended == "done":
+            text = self._last
         if self._silent[0] <= self._clock.now() - BEGAN_S < self._silent[1]:
             return None
         if text is not None:
             self.words.add(text)
+        self._last = text
         return text
 
     def hear(self, chunk: ActionChunk, text: str) -> None:
@@ -212,6 +228,22 @@ class Stream:
     def close(self) -> None:
         """Close the other."""
         self._steering.close()
+
+
+class WatchedGuard(Guard):
+    """The guard, whose changes of state are written down by the true clock."""
+
+    def __init__(self, clock: VirtualClock, *parts: Any, **more: Any):
+        """Take the clock, then as the guard."""
+        super().__init__(*parts, **more)
+        self._clock, self.changes = clock, list[tuple[float, Status]]()
+
+    def step(self, *inputs: Any, **more: Any) -> tuple[np.ndarray | None, Status]:
+        """Step as the guard."""
+        command, status = super().step(*inputs, **more)
+        if not self.changes or status.state is not self.changes[-1][1].state:
+            self.changes.append((self._clock.now() - BEGAN_S, status))
+        return command, status
 
 
 class Witness:
@@ -274,7 +306,7 @@ def fly(
         witness = Witness(injection.robot, _truth_of(robot), clock)
         silent = (at_s, at_s + for_s) if row.event == "stream" else (inf, inf)
         steering = Stream(_steering(stage, injection, clock, body, row.planned), clock, silent)
-        guard = Guard(body, stage.hz, stage.collides, hardware=False)
+        guard = WatchedGuard(clock, body, stage.hz, stage.collides, hardware=False)
         patient = row.kind != Kind.SLOW or row.name != "disk"
         logbook = Logbook(folder, body, stage.instruction, stage.hz, patient=patient, disk=injection.disk)
         loop = Loop(
@@ -302,12 +334,12 @@ def fly(
     return flight
 
 
-def _fill(flight: Flight, witness: Witness, logbook: Logbook, steering: Stream, robot: Robot, guard: Guard) -> None:
+def _fill(
+    flight: Flight, witness: Witness, logbook: Logbook, steering: Stream, robot: Robot, guard: WatchedGuard
+) -> None:
     flight.moments, flight.words = witness.moments, steering.words
-    for event in logbook.events:
-        if event["event"] == "state":
-            flight.states.append((event["time_s"] - BEGAN_S, State[event["state"]]))
-            flight.reasons.append("; ".join(event["reasons"]))
+    flight.states = [(time_s, status.state) for time_s, status in guard.changes]
+    flight.reasons = ["; ".join(status.reasons) for _, status in guard.changes]
     flight.limits = _limits_used(flight.commands(), guard)
     flight.recording_fault, flight.dropped_frames = logbook.fault, logbook.dropped_frames
     try:
@@ -348,7 +380,7 @@ def _steering(stage: Stage, injection: Injection, clock: VirtualClock, body: Emb
         return Verbatim()
     thread = LaterThread(clock)
     planner = FaultyPlanner(ScriptedPlanner([stage.pick, stage.instruction]), injection.faults, thread.delay)
-    supervisor = Supervisor(planner, stage.grammar, Eyes())
+    supervisor = Supervisor(planner, stage.grammar, Eyes(stage.grammar.parse(stage.instruction).things))
     return Stepping(supervisor, stage.instruction, Pacing(), body.control_hz, thread)
 
 

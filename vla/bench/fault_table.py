@@ -73,8 +73,9 @@ ROWS = (
     Row("policy four times slower", {2: (NORMAL, 0)}, "policy", "slow", amount=0.3, phases=(CARRY,)),
     Row("policy ten times slower", {4: (HOLD, 3.0)}, "policy", "slow", amount=0.9),
     Row("policy fails now and then", {1.5: (DEGRADED, 1.5)}, "policy", "intermittent", amount=0.5, phases=(CARRY,)),
-    # 5.2 planner: it is asked when the object has been picked up, and the arm holds meanwhile
-    Row("planner late", {8: (HOLD, 6)}, "planner", "slow", amount=3.0, phases=(REACH,), planned=True),
+    # 5.2 planner: it is asked when the object has been picked up; that subtask then goes on for at most 5 s
+    Row("planner late by 3 s", {8: (NORMAL, 0)}, "planner", "slow", amount=3.0, phases=(REACH,), planned=True),
+    Row("planner late by 8 s", {12: (HOLD, 9)}, "planner", "slow", amount=8.0, phases=(REACH,), planned=True),
     Row("planner does not answer", {inf: (HOLD, 6)}, "planner", "off", phases=(REACH,), planned=True, recovers=False),
     Row("planner answers 1 MB", {inf: (HOLD, 6)}, "planner", "garbage", phases=(REACH,), planned=True, recovers=False),
     Row(

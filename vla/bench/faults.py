@@ -242,7 +242,7 @@ def _state_errors(
     if row.acknowledged:
         over_s += 1.0
         first_s = next(time_s for time_s, state in states if state is expected)
-        if any(state < expected for time_s, state in states if first_s <= time_s < over_s):
+        if any(state < expected for time_s, state in states if first_s <= time_s < over_s - 1e-6):
             yield "went on without a human"
     if expected > State.DEGRADED and not row.planned:
         back_s = [time_s for time_s, state in states if time_s > at_s and state in (State.NORMAL, State.DEGRADED)]
