@@ -41,7 +41,7 @@ def test_bench_alone_prints_every_bench() -> None:
 @pytest.mark.parametrize(
     "arguments, answer",
     [
-        (["evl"], "vla has no verb 'evl', did you mean 'eval'?; possible: demo, collect, train, eval, bench"),
+        (["evl"], f"vla has no verb 'evl', did you mean 'eval'?; possible: {', '.join(VERBS)}"),
         (["bench", "smi"], f"no bench 'smi', did you mean 'sim'?; possible: {', '.join(BENCHES)}"),
         (["bench", "seed=1"], f"Available options: {' '.join(BENCHES)}"),
         (["bench", "sim", "sed=1"], "no key 'sed', did you mean 'seed'?; possible: seed, out"),

@@ -9,7 +9,7 @@ from vla.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for top in ("vla", "envs") for path in (ROOT / top).rglob("*.py"))
-OPEN_TO_ALL = ("types", "result")
+OPEN_TO_ALL = ("types", "result", "page")
 ROOMS_ABOVE = {  # room -> rooms it may import, beside itself and what is open to all
     "data": (),
     "model": ("data",),

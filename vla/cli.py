@@ -36,6 +36,9 @@ VERBS = {
     "train": Verb("vla.train.train", "train a policy from demonstrations; the same command again resumes"),
     "eval": Verb("vla.evaluate.evaluate", "measure a checkpoint in closed loop, with intervals and controls"),
     "deploy": Verb("vla.control.deploy", "run a policy on a robot or its simulated twin, behind the guard"),
+    "serve": Verb("vla.serve.serve", "answer observations over a websocket; openpi's clients work unchanged"),
+    "analyze": Verb("vla.video.analyze", "tell what happened in videos and when, as timelines and pages"),
+    "search": Verb("vla.video.search", "find moments in what vla analyze left behind"),
     "bench": Verb("vla.bench.bench", "measure a part beside a named peer and the physical limit"),
 }
 SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the system on Linux -> Debian's package
@@ -44,7 +47,7 @@ SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the
     "libgthread-2.0.so.0": "libglib2.0-0",
     "libxcb.so.1": "libxcb1",
 }
-TEXT_KEYS = ("instruction", "out", "checkpoint", "against", "policy")
+TEXT_KEYS = ("instruction", "out", "checkpoint", "against", "policy", "path", "index", "query")
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 

@@ -12,6 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 
+class ContractError(ValueError):
+    """A policy and the body that it is asked to move do not match; nothing has moved."""
+
+
 @dataclass(frozen=True)
 class Camera:
     """One camera as the policy expects it."""
@@ -60,6 +64,26 @@ class Embodiment:
         """One line for each field in which `other` differs from this one, empty if they agree."""
         mine, theirs = self.to_dict(), other.to_dict()
         return [f"{key}: {mine[key]!r} here, {theirs[key]!r} there" for key in mine if mine[key] != theirs[key]]
+
+    def refuse_other(self, body: "Embodiment") -> None:
+        """Raise ContractError if a policy that was trained for this body cannot move the other, naming each difference.
+
+        Camera sizes may differ, since the processor resizes; names, shape and rotation may not.
+        """
+        differences = self.differences(body)
+        if self.cameras.keys() == body.cameras.keys():
+            same = all(
+                mine.rotation_deg == body.cameras[name].rotation_deg
+                and mine.width * body.cameras[name].height == mine.height * body.cameras[name].width
+                for name, mine in self.cameras.items()
+            )
+            differences = [line for line in differences if not (same and line.startswith("cameras"))]
+        if differences:
+            listed = "\n  ".join(differences)
+            raise ContractError(
+                f"this checkpoint was trained for another body, it does not move this one:\n  {listed}\n"
+                "Use a checkpoint that was trained for it, or retrain."
+            )
 
 
 @dataclass(frozen=True)

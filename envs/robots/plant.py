@@ -27,15 +27,25 @@ class Plant:
     `time_s` has passed since its beginning; `success` stays once the instruction has been carried out.
     """
 
-    def __init__(self, world: Mapping[str, Any], seed: int, instruction: str | None, hz: float):
-        """Lay out a scene of `TabletopEnv(**world)` and let the servos reach a command within 1 / hz [s]."""
+    def __init__(
+        self,
+        world: Mapping[str, Any] | TabletopEnv,
+        seed: int,
+        instruction: str | None,
+        hz: float,
+        kind: str | None = None,
+    ):
+        """Lay out a scene of `TabletopEnv(**world)`, or of one that is there, and let servos take 1 / hz [s] a command.
+
+        instruction, kind: see the options of `TabletopEnv.reset`.
+        """
         if not scene.CONTROL_HZ <= hz <= 1 / scene.TIMESTEP_S:
             raise ValueError(
                 f"{hz} commands a second; the twin takes {scene.CONTROL_HZ} to {1 / scene.TIMESTEP_S:.0f}, "
                 "from the rate of its tasks to that of its physics"
             )
-        self._env = TabletopEnv(**world)
-        _, self.info = self._env.reset(seed=seed, options={"instruction": instruction} if instruction else None)
+        self._env = world if isinstance(world, TabletopEnv) else TabletopEnv(**world)
+        _, self.info = self._env.reset(seed=seed, options={"instruction": instruction, "kind": kind})
         self._ramp_steps = max(1, round(1 / (hz * scene.TIMESTEP_S)))
         self._ramp: list[np.ndarray] = []  # servo targets of the coming steps
         self._steps = 0

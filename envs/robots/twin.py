@@ -68,7 +68,11 @@ class Twin:
         self._process = context.Process(target=_live, args=arguments, name="twin", daemon=True)
         self._process.start()
         theirs.close()
-        self._embodiment: dict[str, Any] = self._answer(START_S)
+        try:
+            self._embodiment: dict[str, Any] = self._answer(START_S)
+        except BaseException:
+            self.close()
+            raise
 
     def embodiment(self) -> dict[str, Any]:
         """Return joints, limits, control rate and cameras as plain types."""

@@ -1,6 +1,7 @@
 """Planners answer in words; only skills in sight get through, and what is declared done is checked."""
 
 import base64
+import dataclasses
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,12 +9,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from envs.tabletop import language
 from tests.control.test_grammar import TABLETOP
 from tests.model.tiny import observation, tiny_policy
 from vla.control.hierarchy import Hierarchy, Pacing
-from vla.control.planner import ChatPlanner, PlannerError, PlanRequest, PolicyPlanner, ScriptedPlanner
+from vla.control.planner import (
+    ChatPlanner,
+    ClausePlanner,
+    PlannerError,
+    PlanRequest,
+    PolicyPlanner,
+    ScriptedPlanner,
+)
 from vla.control.supervisor import Supervisor, Turn
+from vla.model.prompts import JOINS, split_steps
 from vla.types import Observation
 
 IMAGE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
@@ -148,3 +160,27 @@ def test_a_real_policy_plans_through_the_same_door():
     policy, seen = tiny_policy(), observation()
     texts = PolicyPlanner(policy).next_subtasks([PlanRequest(seen), PlanRequest(seen, ("x",), "pick up the red cube")])
     assert len(texts) == 2 and all(isinstance(text, str) for text in texts)
+
+
+LONG = (
+    "grab the red cube, after that hit the button and then pick up the blue cube and put it in the red bowl, do it all"
+)
+
+
+def test_steps_are_read_in_order_and_another_planner_is_asked_what_the_grammar_cannot_read():
+    planner = ClausePlanner(TABLETOP, ScriptedPlanner(["open the drawer"]))
+    seen, finished = dataclasses.replace(SEEN, instruction=LONG), []
+    while (text := planner.next_subtasks([PlanRequest(seen, tuple(finished))])[0]) != "done":
+        finished.append(text)
+    assert finished == [
+        "pick up the red cube",
+        "press the button",
+        "put the blue cube in the red bowl",
+        "open the drawer",
+    ]
+
+
+@given(st.lists(st.sampled_from(sorted(language._GOAL_OF, key=str)), min_size=1, max_size=5), st.randoms())
+def test_every_instruction_of_the_world_comes_apart_into_its_steps(texts, random):
+    said = texts[0] + "".join(random.choice(JOINS) + text for text in texts[1:])
+    assert split_steps(said) == texts

@@ -1,5 +1,6 @@
 """Beside a loop, the planner thinks without stopping it, and the subtask that is checked goes on meanwhile."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -29,7 +30,7 @@ class SlowPlanner(ScriptedPlanner):
 
 
 def seen(time_s):
-    return Observation({"front": np.zeros((8, 8, 3), np.uint8)}, np.zeros(6, np.float32), "tidy up", time_s)
+    return Observation({"front": np.zeros((8, 8, 3), np.uint8)}, np.zeros(6, np.float32), "tidy up, then rest", time_s)
 
 
 def done(time_s, probability=0.9):
@@ -53,7 +54,7 @@ def planner():
 @pytest.fixture
 def stepping(planner):
     eyes = Eyes(["red cube", "blue bowl"], true=["is the red cube in the blue bowl"])
-    stepping = Stepping(Supervisor(planner, TABLETOP, eyes), "tidy up", Pacing(), control_hz=10)
+    stepping = Stepping(Supervisor(planner, TABLETOP, eyes), "tidy up, then rest", Pacing(), control_hz=10)
     yield stepping
     planner.may_answer.set()
     stepping.close()
@@ -107,3 +108,19 @@ def test_a_check_that_never_ends_is_not_waited_for_longer_than_five_seconds(step
     assert stepping.look(seen(6.0)) is None
     planner.may_answer.set()
     assert look(stepping, 6.1) == SECOND
+
+
+def test_other_words_of_the_operator_start_it_anew(stepping, planner):
+    planner.may_answer.set()
+    assert look(stepping, 0.0) == FIRST
+    other = dataclasses.replace(seen(0.1), instruction="press it, then rest")
+    stepping.look(other)
+    assert stepping.hierarchy.instruction == "press it, then rest" and stepping.hierarchy.finished == []
+
+
+def test_a_single_step_needs_no_planner(stepping):
+    text = "press the button"
+    alone = dataclasses.replace(seen(0.0), instruction=text)
+    assert [stepping.look(alone) for _ in range(3)] == [text] * 3
+    stepping.hear(done(0.3), text)
+    assert stepping.look(alone) == text

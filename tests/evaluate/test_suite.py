@@ -1,12 +1,13 @@
 """A whole evaluation of a small world: every documented key is there and means what it says."""
 
 import json
+from functools import partial
 
 import pytest
 
 from tests.evaluate.fake_world import EMBODIMENT, GRAMMAR, WordPolicy
 from vla.control.hierarchy import Pacing
-from vla.evaluate import suite, summary
+from vla.evaluate import rollout, suite, summary
 from vla.evaluate.report import console_table, write_report
 from vla.evaluate.workers import Workers
 from vla.result import write_result
@@ -31,10 +32,13 @@ def flown(tmp_path_factory):
     with Workers(2) as workers:
         episodes = suite.fly(
             cases,
-            policy=WordPolicy(),
-            workers=workers,
-            pacing=Pacing(replan_steps=4, linger_steps=5),
-            grammar=GRAMMAR,
+            run=partial(
+                rollout.run,
+                policy=WordPolicy(),
+                workers=workers,
+                pacing=Pacing(replan_steps=4, linger_steps=5),
+                grammar=GRAMMAR,
+            ),
             record=out / "episodes.jsonl",
             gallery=gallery,
             label="eval",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.evaluate.fake_world import EMBODIMENT
-from vla.evaluate.page import boxed_image, forest, interval, lines_chart, percent, render_page
 from vla.evaluate.videos import HEIGHT, WIDTH, Caption, Painter, order_views, title_card, write_video
+from vla.page import boxed_image, forest, interval, lines_chart, percent, render_page
 
 VIEWS = {"front": np.full((32, 32, 3), 60, np.uint8), "wrist": np.full((16, 16, 3), 90, np.uint8)}
 

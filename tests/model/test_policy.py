@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from tests.model.tiny import PROMPTS, embodiment, observation, tiny_policy
-from vla.model.policy import ContractError
 from vla.model.vocabulary import boxes_to_tokens, tokens_to_boxes
-from vla.types import Camera
+from vla.types import Camera, ContractError
 
 
 @pytest.fixture(scope="module")

@@ -145,3 +145,7 @@ class Stream:
     def hear(self, chunk: ActionChunk, text: str) -> None:
         """Hand it on."""
         self._steering.hear(chunk, text)
+
+    def close(self) -> None:
+        """Close the other."""
+        self._steering.close()

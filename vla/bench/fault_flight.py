@@ -33,8 +33,7 @@ from vla.control.steering import Steering, Verbatim
 from vla.control.stepping import Stepping
 from vla.control.strategy import Strategy
 from vla.control.supervisor import Supervisor
-from vla.model.policy import ContractError
-from vla.types import Embodiment
+from vla.types import ContractError, Embodiment
 
 BEGAN_S = 100.0  # of the virtual clock
 REACH_S = 0.6  # after the start the arm is on its way

@@ -172,8 +172,8 @@ class Hangar:
         wrong += self._object_errors(flight, at_s, scenario)
         if scenario.row.same_motion:
             nominal = self.nominal(scenario.seed)
-            motions = [_motion_until(one, min(flight.end_s, nominal.end_s)) for one in (flight, nominal)]
-            wrong += [] if np.array_equal(*motions) else ["it moved otherwise than without the fault"]
+            mine, theirs = (_motion_until(one, min(flight.end_s, nominal.end_s)) for one in (flight, nominal))
+            wrong += [] if np.array_equal(mine, theirs) else ["it moved otherwise than without the fault"]
         return Verdict(reached, detect_s, tuple(wrong))
 
     def _finishes(self, scenario: Scenario) -> bool:

@@ -1,11 +1,10 @@
 """`vla deploy`: run a policy on a robot, simulated or not, in the loop that must not hurt anything."""
 
-import gc
-import logging
+import os
 import signal
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,23 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from vla.control.clock import Clock, RealClock
+from vla.control.cockpit import Cockpit
 from vla.control.executor import Executor, Seam
 from vla.control.faults.injection import Injection
 from vla.control.guard import Guard
+from vla.control.hierarchy import Pacing
 from vla.control.inference import Controller, Threaded, takes_given
+from vla.control.listener import bind
 from vla.control.logbook import Logbook
 from vla.control.loop import Loop, Summary
+from vla.control.operator import OperatorPage
+from vla.control.quiet import quiet_interpreter
 from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
 from vla.control.strategy import RealTime, Strategy
 from vla.model.checkpoint import DEFAULT, load
-from vla.model.policy import ContractError
 from vla.result import write_result
-from vla.types import Embodiment
-
-SWITCH_S = 5e-4  # the policy's thread gives way to the loop after so long, 5 ms by default
-
-log = logging.getLogger(__name__)
+from vla.types import ContractError, Embodiment
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="deploy")
@@ -44,6 +43,13 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(settings["threads"])
     policy = make_policy(config)
     collides = instantiate(config.robot.collides)
+    steering = instantiate(config.planner, _partial_=True)(
+        policy=policy,
+        grammar=instantiate(config.skills),
+        instruction=settings["instruction"],
+        pacing=Pacing(**settings["pacing"]),
+        control_hz=policy.embodiment.control_hz,
+    )
     with closing(instantiate(config.robot.connect)) as robot:
         result = deploy(
             robot,
@@ -56,6 +62,8 @@ def main(config: DictConfig) -> None:
             latency_s=settings["latency_ms"] / 1000,
             faults=settings["faults"],
             guard={"collides": collides, "hardware": settings["robot"]["hardware"], **settings["guard"]},
+            steering=steering,
+            page=partial(open_page, settings["web_host"], settings["web_port"]) if settings["web"] else None,
         )
     source = settings["policy"] or settings["checkpoint"] or str(DEFAULT)
     path = write_result(out, **result, policy=source, seed=settings["seed"], latency_ms=settings["latency_ms"])
@@ -85,6 +93,7 @@ def deploy(
     latency_s: float,
     guard: dict[str, Any],
     steering: Steering | None = None,
+    page: Callable[[Cockpit, Embodiment], AbstractContextManager] | None = None,
     clock: Clock | None = None,
     faults: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
@@ -98,28 +107,40 @@ def deploy(
     injection = Injection(faults, robot, policy, clock or RealClock(), hardware=guard.get("hardware", True))
     robot, policy, clock = injection.robot, injection.policy, injection.clock
     check_contract(policy, body, strategy)
-    executor, inference = Executor(strategy, body), injection.inference(Threaded(policy, clock, latency_s))
+    executor, keeper = Executor(strategy, body), Guard(body, hz, **guard)
     logbook = Logbook(out, body, instruction, hz, disk=injection.disk)
+    inference = injection.inference(Threaded(policy, clock, latency_s))
+    steering = steering or Verbatim()
     loop = Loop(
         robot=robot,
-        guard=Guard(body, hz, **guard),
+        guard=keeper,
         executor=executor,
         inference=inference,
-        steering=steering or Verbatim(),
+        steering=steering,
         clock=clock,
         logbook=logbook,
         instruction=instruction,
     )
+    cockpit = Cockpit(loop, keeper, steering, getattr(policy, "unknown_words", None), not guard.get("hardware", True))
     success = False
     try:
-        with quiet_interpreter(), signals(loop):
+        with quiet_interpreter(), signals(loop), page(cockpit, body) if page else nullcontext():
             summary = loop.run(seconds)
         truth = robot.truth()
         success = bool(truth and truth["is_success"])
     finally:
         inference.close()
+        steering.close()
         logbook.close({"success": success})
     return {"success": success} | describe(summary, executor, dict(inference.counts), logbook)
+
+
+def open_page(host: str, port: int, cockpit: Cockpit, body: Embodiment) -> OperatorPage:
+    """Return the operator's page of a run, to be entered; its token, if any, is in the environment as VLA_TOKEN."""
+    token = os.environ.get("VLA_TOKEN") or None
+    page = OperatorPage(cockpit, body.joints, list(body.cameras), bind(host, port, token), token)
+    print(f"operator's page: {page.address}")
+    return page
 
 
 def check_contract(policy: Controller, body: Embodiment, strategy: Strategy) -> None:
@@ -134,20 +155,6 @@ def check_contract(policy: Controller, body: Embodiment, strategy: Strategy) -> 
             f"strategy=rtc needs a policy that continues given steps, {type(policy).__name__} does not; "
             "possible: sequential, ensemble, overlap"
         )
-
-
-@contextmanager
-def quiet_interpreter() -> Iterator[None]:
-    """Keep the interpreter from pausing the loop: shorter turns of other threads, old objects out of the collector."""
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        sys.setswitchinterval(before_s)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 
 class PlanRefusedError(ValueError):
@@ -30,17 +31,18 @@ class Grammar:
 
     def __init__(
         self,
-        skills: Mapping[str, Mapping[str, str]],
+        skills: Mapping[str, Mapping[str, Any]],
         slots: Mapping[str, Sequence[Sequence[str]]],
         things: Sequence[str],
     ) -> None:
         """Spell every sentence out.
 
-        skills: name -> {say: sentence with {slots}, check: question with the same slots, if any}; slots: name ->
+        skills: name -> {say: sentence with {slots}, also: other wordings of it, check: question with the same slots, if
+        any}; slots: name ->
         lists of words of which one each is said, as [[red, blue], [cube]]; things: those that name what must be seen.
         """
         values = {slot: [" ".join(words) for words in product(*lists)] for slot, lists in slots.items()}
-        self._skills: dict[str, Skill] = {}
+        self._skills: dict[str, Skill] = {}  # by every wording
         for name, skill in skills.items():
             names = re.findall(r"{(\w+)}", skill["say"])
             unknown = sorted(set(re.findall(r"{(\w+)}", skill.get("check", "")) + names) - set(values))
@@ -51,7 +53,9 @@ class Grammar:
                 named = tuple(filled[slot] for slot in names if slot in things)
                 if len(set(named)) == len(named):  # nothing goes onto itself
                     text = skill["say"].format(**filled)
-                    self._skills[text] = Skill(text, name, named, skill.get("check", "").format(**filled))
+                    one = Skill(text, name, named, skill.get("check", "").format(**filled))
+                    for wording in (skill["say"], *skill.get("also", ())):
+                        self._skills.setdefault(wording.format(**filled), one)
         if not self._skills:
             raise ValueError("a grammar needs at least one skill")
 
@@ -67,7 +71,7 @@ class Grammar:
         return self._skills[clean]
 
     def __iter__(self):
-        return iter(self._skills.values())
+        return iter(dict.fromkeys(self._skills.values()))
 
 
 def admit(skill: Skill, sees: Callable[[str], bool]) -> Skill:

@@ -63,12 +63,11 @@ class Hierarchy:
         self.ended: str | None = None  # "done" or "gave_up"
         self.notes: list[Note] = []
         self._attempt, self._tried = 0, ""
-        self._repeated = 0  # plans in a row for what was accomplished just before
         self._started_step = 0
         self._claimed = False  # the present subtask was declared done, and the check is still out
         self._reviewing = False  # all was said to be done, and is looked at once more
         self._again: list[Skill] = []  # accomplished once, now to be done again before the planner is asked
-        self._redone = 0
+        self._redone, self._redoing = 0, False
 
     @property
     def subtask(self) -> str | None:
@@ -98,11 +97,8 @@ class Hierarchy:
                 self._end("done", step)
             return
         self._note(step, "plan", plan.text)
-        self._repeated = self._repeated + 1 if plan in self.finished[-1:] else 0
-        if self._repeated >= self.pacing.attempts and self.pacing.switch == "completion":
-            self._end("gave_up", step)  # a planner that does not see that it is done will not see it the next time
-        else:
-            self._begin(plan, step)
+        self._redoing = False
+        self._begin(plan, step)
 
     def take_refusal(self, reason: str, step: int) -> None:
         """Note that the planner's words were not accepted; after as many as there are attempts, give up."""
@@ -148,7 +144,7 @@ class Hierarchy:
             return
         for skill in undone:
             self._note(step, "undone", skill.text)
-        self._again, self._redone = undone[1:], self._redone + 1
+        self._again, self._redone, self._redoing = undone[1:], self._redone + 1, True
         self._begin(undone[0], step)
 
     def _begin(self, skill: Skill, step: int) -> None:
@@ -168,9 +164,9 @@ class Hierarchy:
         """Count the present subtask as accomplished."""
         assert self.skill is not None
         self._note(step, "done", self.skill.text)
-        if self.skill not in self.finished:
+        if not self._redoing:
             self.finished.append(self.skill)
-        self.failed, self._attempt, self._tried, self.skill = "", 0, "", None
+        self.failed, self.skill = "", None  # what is asked for again at once counts as another attempt
         if self._again:
             self._begin(self._again.pop(0), step)
 

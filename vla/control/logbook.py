@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -48,6 +48,30 @@ class Moment(NamedTuple):
     joints: np.ndarray
     since_s: float  # the beginning of the run
     state: State
+
+
+class Log(Protocol):
+    """What a loop tells as it goes; see Logbook."""
+
+    def event(self, now_s: float, event: str, **what: Any) -> None:
+        """Take note of what happened at a time of the loop's clock."""
+        ...
+
+    def chunk(self, now_s: float, actions: np.ndarray, **what: Any) -> None:
+        """Take note of a chunk float[T, A]; `what` has frame_s, given, and why it was dropped, among others."""
+        ...
+
+    def tick(self, tick: Tick) -> None:
+        """Take note of a tick, when all in it is done."""
+        ...
+
+    def frame(self, moment: Moment, command: np.ndarray) -> None:
+        """Take note of a frame and of the latest command float[A] before it."""
+        ...
+
+    def dump(self, state: State) -> None:
+        """Take note of a stop."""
+        ...
 
 
 class Disk:

@@ -5,7 +5,9 @@ All that moves the robot goes through here. The policy thinks elsewhere (inferen
 """
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -13,17 +15,19 @@ from vla.control.clock import Clock, Metronome
 from vla.control.executor import Executor
 from vla.control.guard import Guard, Status
 from vla.control.inference import Answer, Inference, Request
-from vla.control.logbook import Logbook, Moment, Tick
+from vla.control.logbook import Log, Moment, Tick
 from vla.control.plan import leap, refusal
 from vla.control.proprioception import Proprioception
 from vla.control.robot import Measurement, Robot
 from vla.control.severity import State
 from vla.control.sight import Sight
 from vla.control.steering import Steering
+from vla.control.takeover import Takeover
 from vla.control.vigil import Vigil
 from vla.types import Observation
 
 START_S = 10.0  # that the robot may take for its first measurement and frames
+ENGAGE_S = 2.0  # that an alarm may take to clear after it was acknowledged
 REST_S = 3.0  # that the arm may take to come to rest at the end
 FOLLOWING = (State.NORMAL, State.DEGRADED)
 
@@ -45,10 +49,25 @@ class Summary:
     ended: str = ""  # why it did
 
 
+@dataclass(frozen=True)
+class Latest:
+    """What the newest tick saw and did, for whoever looks on."""
+
+    status: Status
+    joints: np.ndarray | None  # float32[A], measured
+    command: np.ndarray | None  # float64[A], as sent
+    observation: Observation | None  # its instruction is the operator's
+    text: str | None  # what the controller is asked for
+    progress: float | None  # as the newest chunk says
+    done: float | None
+    taken_over: bool
+
+
 class Loop:
     """Runs one instruction on one robot.
 
-    `stop`, `estop`, `leave` and `engage` may be called from any thread and from signal handlers.
+    `stop`, `estop`, `leave`, `engage`, `instruct`, `take_over`, `jog` and `give_back` may be called from any thread,
+    the first four from signal handlers too. `latest` is what the newest tick did.
     """
 
     def __init__(
@@ -60,7 +79,7 @@ class Loop:
         inference: Inference,
         steering: Steering,
         clock: Clock,
-        logbook: Logbook,
+        logbook: Log,
         instruction: str,
     ):
         """Take all parts; the rate is the guard's."""
@@ -79,6 +98,11 @@ class Loop:
         self._noted: object = None  # the intervention that was logged last
         self._stopping, self._stopped_s, self._began_s = "", 0.0, 0.0
         self._left = self._wants_engage = False
+        self._engage_by_s = -np.inf
+        self._orders: SimpleQueue[Callable[[float], None]] = SimpleQueue()  # of an operator, for the next tick
+        self._takeover = Takeover(guard.embodiment)
+        self._progress: tuple[float | None, float | None] = None, None
+        self.latest: Latest | None = None
         self.summary = Summary()
 
     def run(self, seconds: float) -> Summary:
@@ -111,8 +135,25 @@ class Loop:
         self._left = True
 
     def engage(self) -> None:
-        """Engage anew in the next tick, after an e-stop was acknowledged."""
+        """Engage anew as soon as what was acknowledged has cleared, within ENGAGE_S."""
+        self._engage_by_s = self._clock.now() + ENGAGE_S
         self._wants_engage = True
+
+    def instruct(self, text: str) -> None:
+        """Carry out other words from the next frame on."""
+        self._orders.put(lambda now_s: self._change_instruction(text, now_s))
+
+    def take_over(self) -> None:
+        """Hold where the commands are and follow `jog` from now on, instead of the policy."""
+        self._orders.put(self._begin_takeover)
+
+    def jog(self, joint: int, by: float) -> None:
+        """Move the target of one joint by so much [rad], gripper [1]; only after `take_over`."""
+        self._orders.put(lambda now_s: self._move_target(joint, by))
+
+    def give_back(self) -> None:
+        """Let the policy go on from where the arm is."""
+        self._orders.put(self._end_takeover)
 
     def tick(self, due_s: float) -> Status:
         """Do what is due at this time, and return the guard's status."""
@@ -120,6 +161,7 @@ class Loop:
         measurement = self._measure()
         now_s = self._clock.now()  # the bus may have taken its time
         joints, measured_s = (measurement.joints, measurement.time_s) if measurement else (None, None)
+        self._obey(now_s)
         if self._wants_engage and joints is not None:
             self._wants_engage = False
             self._engage_again(joints, now_s)
@@ -127,7 +169,7 @@ class Loop:
         self._look(now_s, due_s)
         self._listen(now_s)
         aim_s = due_s + self._metronome.period_s  # a command is for the end of its period
-        target = self._executor.target(aim_s)
+        target = self._executor.target(aim_s) if self._takeover.target is None else self._takeover.target
         command, status = self._guard.step(target, joints, now_s, due_s, measured_s)
         if joints is not None and self._command is not None:
             self._record(due_s, joints, self._command, status.state)
@@ -138,7 +180,40 @@ class Loop:
         self._logbook.tick(Tick(due_s, late_s, joints, target, command, status.state))
         self._note(status, now_s)
         self._steer_executor(status, now_s, joints if command is None else command, aim_s)
+        self.latest = Latest(
+            status, joints, command, self._observation, self._text, *self._progress, taken_over=self._takeover.on
+        )
         return status
+
+    def _obey(self, now_s: float) -> None:
+        """Do what the operator has ordered since the last tick."""
+        while True:
+            try:
+                order = self._orders.get_nowait()
+            except Empty:
+                return
+            order(now_s)
+
+    def _change_instruction(self, text: str, now_s: float) -> None:
+        self._instruction, self._progress = text, (None, None)
+        self._logbook.event(now_s, "instruction", text=text)
+
+    def _begin_takeover(self, now_s: float) -> None:
+        if not self._takeover.on and self._command is not None:
+            self._takeover.begin(self._command)
+            self._executor.halt(now_s, self._command)
+            self._logbook.event(now_s, "takeover", on=True)
+
+    def _move_target(self, joint: int, by: float) -> None:
+        if self._command is not None:
+            self._takeover.move(joint, by, self._command)
+
+    def _end_takeover(self, now_s: float) -> None:
+        if self._takeover.on:
+            self._takeover.end()
+            if self._command is not None:
+                self._executor.halt(now_s, self._command)
+            self._logbook.event(now_s, "takeover", on=False)
 
     def _start(self) -> None:
         """Wait for the robot to show itself, then engage the guard where it is."""
@@ -166,10 +241,18 @@ class Loop:
         try:
             self._guard.engage(joints)
         except (ValueError, RuntimeError) as error:
-            self._logbook.event(now_s, "engage refused", reason=str(error))
+            if now_s < self._engage_by_s:
+                self._wants_engage = True  # what was acknowledged takes a moment to clear
+            else:
+                self._logbook.event(now_s, "engage refused", reason=str(error))
         else:
             self._executor.halt(now_s, joints)
             self._logbook.event(now_s, "engage", joints=joints)
+
+    @property
+    def missed(self) -> int:
+        """Periods that were skipped so far."""
+        return self._metronome.missed
 
     @property
     def _stopped(self) -> bool:
@@ -218,8 +301,11 @@ class Loop:
             images = {name: frame.image for name, frame in frames.items()}
             self._observation = Observation(images, self._joints_at(frame_s), self._instruction, frame_s)
             self._text = self._steering.look(self._observation)
-            self._vigil.report("steering", None if self._text else State.HOLD, "there is nothing to do")
-        if self._text is None or self._inference.waiting_s() or self._observation.time_s <= self._asked_s:
+            something = self._text is not None or self._takeover.on
+            self._vigil.report("steering", None if something else State.HOLD, "there is nothing to do")
+        if self._text is None or self._takeover.on:
+            return
+        if self._inference.waiting_s() or self._observation.time_s <= self._asked_s:
             return
         if (self._status and self._status.state >= State.STOP1) or self._stopping:
             return
@@ -248,6 +334,7 @@ class Loop:
         assert chunk is not None
         text = request.observation.instruction
         self._steering.hear(chunk, text)
+        self._progress = chunk.progress, chunk.done
         if text != self._text:
             self._executor.counts["other_words"] += 1
             return ""
@@ -262,7 +349,10 @@ class Loop:
 
     def _steer_executor(self, status: Status, now_s: float, pose: np.ndarray | None, next_s: float) -> None:
         """Let the executor go on only while the guard follows it; it begins anew from where the arm is held."""
-        if status.state in FOLLOWING and self._text is not None:
+        if self._takeover.on:
+            if status.state not in (*FOLLOWING, State.ENGAGING):
+                self._end_takeover(now_s)  # what the arm was stopped for ends the takeover too
+        elif status.state in FOLLOWING and self._text is not None:
             self._executor.resume(next_s)
         elif status.state is not State.ENGAGING and pose is not None and not (status.at_rest and self._executor.halted):
             self._executor.halt(now_s, pose)
@@ -285,7 +375,7 @@ class Loop:
             if status.state >= State.HOLD > before:
                 self._logbook.dump(status.state)
         latest = self._guard.journal.recent[-1] if self._guard.journal.recent else None
-        if latest is not self._noted:
+        if latest is not None and latest is not self._noted:
             self._noted = latest
             self._logbook.event(now_s, "intervention", rule=latest.rule, reason=latest.reason)
 

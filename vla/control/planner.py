@@ -2,13 +2,14 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import cv2
 import httpx2 as httpx
 
-from vla.model.prompts import ALL_FINISHED
+from vla.control.grammar import Grammar, PlanRefusedError
+from vla.model.prompts import ALL_FINISHED, split_steps
 from vla.types import Observation
 
 ANSWER_CHARACTERS = 400  # of an endpoint's answer that are looked at
@@ -57,6 +58,32 @@ class PolicyPlanner:
         observations = [request.observation for request in requests]
         finished, failed = [request.finished for request in requests], [request.failed for request in requests]
         return self.policy.next_subtask(observations, finished, failed)
+
+
+class ClausePlanner:
+    """Takes an instruction apart where its words say that another step follows, and reads each step by the grammar.
+
+    Another planner is asked about a step that the grammar cannot read. A model of a few million parameters knows what
+    "hit the button" means, and still loses count in five steps; counting needs no model.
+    """
+
+    def __init__(self, grammar: Grammar, other: Planner) -> None:
+        self.grammar, self.other = grammar, other
+
+    def next_subtasks(self, requests: Sequence[PlanRequest]) -> list[str]:
+        """See Planner."""
+        return [self._next(request) for request in requests]
+
+    def _next(self, request: PlanRequest) -> str:
+        steps = split_steps(request.observation.instruction)
+        if len(request.finished) >= len(steps):
+            return ALL_FINISHED
+        step = steps[len(request.finished)]
+        try:
+            return self.grammar.parse(step).text
+        except PlanRefusedError:
+            alone = replace(request.observation, instruction=step)
+            return self.other.next_subtasks([replace(request, observation=alone, finished=())])[0]
 
 
 class ScriptedPlanner:

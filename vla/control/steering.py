@@ -19,6 +19,10 @@ class Steering(Protocol):
         """Take note of what the controller answered to a text: how far it is, whether it is done."""
         ...
 
+    def close(self) -> None:
+        """Think no more."""
+        ...
+
 
 class Verbatim:
     """Hands the operator's instruction on as it is."""
@@ -29,3 +33,6 @@ class Verbatim:
 
     def hear(self, chunk: ActionChunk, text: str) -> None:
         """Nothing depends on it."""
+
+    def close(self) -> None:
+        """There is nothing to end."""

@@ -5,10 +5,16 @@ whose accomplishment is being checked goes on meanwhile, and while the next one 
 """
 
 import logging
+import os
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
 
+from vla.control.grammar import Grammar
 from vla.control.hierarchy import Hierarchy, Pacing
+from vla.control.planner import ChatPlanner, ClausePlanner, PolicyPlanner
+from vla.control.steering import Steering, Verbatim
 from vla.control.supervisor import Supervisor, Turn
+from vla.model.prompts import has_several_steps
 from vla.types import ActionChunk, Observation
 
 PATIENCE_S = 5.0  # for which a subtask that is being checked goes on
@@ -17,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class Stepping:
-    """Steers a loop (see `Steering`) through the subtasks of one instruction."""
+    """Steers a loop (see `Steering`) through the subtasks of one instruction; other words start it anew.
+
+    An instruction of one step goes to the controller as it is.
+    """
 
     def __init__(
         self,
@@ -27,7 +36,7 @@ class Stepping:
         control_hz: float,
         thread: Executor | None = None,
     ) -> None:
-        """control_hz: control steps a second, in which the pacing counts; thread: where the planner thinks."""
+        """control_hz: control steps a second, in which the pacing counts. thread: where to think, one of its own."""
         self.hierarchy = Hierarchy(instruction, pacing)
         self._supervisor, self._control_hz = supervisor, control_hz
         self._thread = thread or ThreadPoolExecutor(1, "planner")
@@ -42,6 +51,10 @@ class Stepping:
             self._began_s = observation.time_s
         if self._busy():
             return self._meanwhile if observation.time_s <= self._asked_s + PATIENCE_S else None
+        if observation.instruction != self.hierarchy.instruction:
+            self.hierarchy = Hierarchy(observation.instruction, self.hierarchy.pacing)
+        if not has_several_steps(observation.instruction):
+            return observation.instruction
         hierarchy = self.hierarchy
         if hierarchy.wants_plan or hierarchy.wants_checks:
             self._meanwhile, self._asked_s = hierarchy.subtask, observation.time_s
@@ -72,3 +85,41 @@ class Stepping:
 
     def _step(self, time_s: float) -> int:
         return round((time_s - (self._began_s if self._began_s is not None else time_s)) * self._control_hz)
+
+
+def by_policy(*, policy: Any, grammar: Grammar, instruction: str, pacing: Pacing, control_hz: float) -> Steering:
+    """Let the policy plan for itself; raises ValueError where it does not plan in words."""
+    _must(policy, "planner=policy", "next_subtask", "generate")
+    return Stepping(
+        Supervisor(ClausePlanner(grammar, PolicyPlanner(policy)), grammar, policy), instruction, pacing, control_hz
+    )
+
+
+def by_chat(
+    *,
+    policy: Any,
+    grammar: Grammar,
+    instruction: str,
+    pacing: Pacing,
+    control_hz: float,
+    url: str,
+    model: str,
+    timeout_s: float,
+) -> Steering:
+    """Let an endpoint plan (see ChatPlanner); the policy still says what is in sight and what is accomplished."""
+    _must(policy, "planner=chat", "generate")
+    examples = list({skill.name: skill.text for skill in grammar}.values())
+    planner = ChatPlanner(url, model, examples, token=os.environ.get("VLA_CHAT_TOKEN"), timeout_s=timeout_s)
+    return Stepping(Supervisor(planner, grammar, policy), instruction, pacing, control_hz)
+
+
+def without_planner(**_: Any) -> Steering:
+    """Hand every instruction on as it is."""
+    return Verbatim()
+
+
+def _must(policy: Any, what: str, *methods: str) -> None:
+    missing = [method for method in methods if not callable(getattr(policy, method, None))]
+    if missing:
+        lacks = f"{type(policy).__name__} has no {', '.join(missing)}"
+        raise ValueError(f"{what} needs a policy that answers in words, {lacks}; possible: planner=none")

@@ -43,8 +43,9 @@ class FrameCache:
         """Copy the frames of a camera at index int[B] -> uint8[B, H, W, 3]; raises OSError where the file is cut."""
         array, file = self[camera], self._files[camera]
         images = np.empty((len(index), *array.shape[1:]), np.uint8)
-        for image, number in zip(images, index.tolist(), strict=True):
-            if os.preadv(file, [image], array.offset + number * image.nbytes) != image.nbytes:
+        size = images[0].nbytes if len(images) else 0
+        for row, number in enumerate(index.tolist()):
+            if os.preadv(file, [memoryview(images[row])], array.offset + number * size) != size:
                 raise OSError(5, f"{array.filename} ends before frame {number}: delete it, it is decoded again")
         return images
 

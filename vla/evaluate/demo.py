@@ -1,6 +1,5 @@
 """`vla demo`: watch a checkpoint carry out instructions on the simulated arm; leaves a video and a page."""
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +24,8 @@ from vla.evaluate.suite import world_of
 from vla.evaluate.videos import episode_frames, title_card, write_video
 from vla.evaluate.workers import WorkerCrash, Workers
 from vla.model.checkpoint import DEFAULT, load
+from vla.model.prompts import has_several_steps
 from vla.result import write_result
-
-SEVERAL = re.compile(r",|\bthen\b|\bafter that\b")  # an instruction with more than one step
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="demo")
@@ -72,11 +70,11 @@ def show(
             world=scene,
             seed=seed + index,
             options={"instruction": text},
-            stepping=bool(SEVERAL.search(text)),
+            stepping=has_several_steps(text),
             group="demo",
             questions=questions_asked,
             record=True,
-            max_steps=max_steps["several" if SEVERAL.search(text) else "single"],
+            max_steps=max_steps["several" if has_several_steps(text) else "single"],
         )
         for index, text in enumerate(texts)
     ]

@@ -39,6 +39,19 @@ class Case:
 
 
 @dataclass
+class LoopRecord:
+    """What the control loop did in one episode."""
+
+    ticks: int
+    missed: int  # periods that were skipped; time that is virtual misses none
+    idle_ticks: int  # since the first motion, in which there was nothing new to do
+    states: dict[str, int]  # ticks in each state of the guard
+    interventions: dict[str, int]  # of the guard, by rule
+    chunks: dict[str, int]  # what became of them
+    velocity_jumps: list[float]  # [rad/s], where one chunk ended or another came in, of the joint that jumped most
+
+
+@dataclass
 class Episode:
     """What happened; times count control steps from the reset."""
 
@@ -65,12 +78,13 @@ class Episode:
     ended: str | None = None  # what the policy's side said last: done, gave_up
     crash: str | None = None  # the traceback
     seconds: float = 0.0  # simulated
+    loop: LoopRecord | None = None  # None in lockstep, where there is neither loop nor guard
     recording: Recording | None = None
     asked: list[tuple[dict[str, Any], list[dict[str, str]]]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without frames."""
-        skipped = ("case", "recording", "asked")
+        skipped = ("case", "recording", "asked", "loop")
         plain = {key: value for key, value in self.__dict__.items() if key not in skipped}
         plain["predictions"] = [asdict(prediction) for prediction in self.predictions]
         case = self.case
@@ -81,6 +95,7 @@ class Episode:
             "seed": case.seed,
             "world": {"id": case.world.id, "kwargs": case.world.kwargs},
             **plain,
+            **({"loop": asdict(self.loop)} if self.loop else {}),
         }
 
 

@@ -1,7 +1,11 @@
 """`vla eval`: measure a checkpoint in closed loop over seeded episodes, with intervals and controls."""
 
 import logging
+import re
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from vla.control.hierarchy import Pacing
-from vla.evaluate import suite, summary
+from vla.evaluate import realtime, rollout, suite, summary
+from vla.evaluate.realtime import RealtimeHost, Timing
 from vla.evaluate.report import console_table, write_report
 from vla.evaluate.rollout import single_latencies_s
 from vla.evaluate.workers import Workers
 from vla.model.checkpoint import DEFAULT, load
+from vla.model.policy import VLAPolicy
 from vla.result import write_result
 from vla.types import Observation
+
+MODES = ("lockstep", "realtime")
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +37,7 @@ def main(config: DictConfig) -> None:
     out = Path(HydraConfig.get().runtime.output_dir)
     settings: Any = OmegaConf.to_container(config, resolve=True)
     settings["checkpoint"] = settings["checkpoint"] or str(DEFAULT)
-    pacing, grammar = Pacing(**settings["pacing"]), instantiate(config.skills)
+    _check_mode(settings, HydraConfig.get().overrides.task)
     torch.set_num_threads(settings["threads"])
     policy = load(settings["checkpoint"], device=settings["device"])
     other = load(settings["against"], device=settings["device"]) if settings["against"] else None
@@ -66,10 +74,9 @@ def main(config: DictConfig) -> None:
     record.unlink(missing_ok=True)
     gallery = suite.Gallery(out / "videos", body, each=settings["videos"])
     started_s = time.monotonic()
-    with Workers(settings["workers"]) as workers:
-        flight = {"workers": workers, "pacing": pacing, "grammar": grammar, "record": record, "gallery": gallery}
-        cases = [*single, *long, *held_out, *controls]
-        episodes = suite.fly(cases, policy=policy, label="eval", **flight)
+    cases = [*single, *long, *held_out, *controls]
+    with _started(config, policy, settings["checkpoint"]) as (workers, run):
+        episodes = suite.fly(cases, run=run, record=record, gallery=gallery, label="eval")
         log.info("timing single chunks")
         first = workers.all[0].ask("reset", cases[0].world, seed, cases[0].options, False)
         latencies_s = single_latencies_s(
@@ -77,18 +84,53 @@ def main(config: DictConfig) -> None:
             Observation.from_gym(first.observation, first.infos[0]["instruction"], time.monotonic()),
             repeats=settings["latency_repeats"],
         )
-        result = suite.summarise(episodes, policy=policy, tolerance_s=settings["tolerance_s"], latencies_s=latencies_s)
-        if other is not None:
-            rivals = suite.fly([*single, *long], policy=other, label="against", **flight)
-            result["against"] = _compare(episodes, rivals, settings["against"])
+    result = suite.summarise(episodes, policy=policy, tolerance_s=settings["tolerance_s"], latencies_s=latencies_s)
+    if other is not None:
+        with _started(config, other, settings["against"]) as (_, run):
+            rivals = suite.fly([*single, *long], run=run, record=record, gallery=gallery, label="against")
+        result["against"] = _compare(episodes, rivals, settings["against"])
 
     result |= {"checkpoint": settings["checkpoint"], "seed": seed, "seconds": time.monotonic() - started_s}
     result |= {"videos": sorted(f"videos/{name}" for name in gallery.written), "report": "report.html"}
-    result["pacing"] = settings["pacing"]
+    result |= {"pacing": settings["pacing"], "mode": settings["mode"]}
+    if settings["mode"] == "realtime":
+        result |= {key: settings[key] for key in ("latency_ms", "strategy", "realtime")}
     write_report(out, result, gallery=gallery.written)
     path = write_result(out, **result)
     print(console_table(result))
     print(f"\n{path}\n{out / 'report.html'}")
+
+
+def _check_mode(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raise ValueError for a mode that there is not, and for keys that mean nothing in it."""
+    if settings["mode"] not in MODES:
+        raise ValueError(f"mode={settings['mode']}; possible: {', '.join(MODES)}")
+    keys = [key for key in ("latency_ms", "strategy", "realtime") if any(_is_about(key, word) for word in overrides)]
+    if settings["mode"] == "lockstep" and keys:
+        raise ValueError(
+            f"{', '.join(keys)}: in mode=lockstep the world waits for the policy; say mode=realtime as well"
+        )
+    if settings["latency_ms"] < 0:
+        raise ValueError(f"latency_ms={settings['latency_ms']}: an answer cannot come before it was asked for")
+
+
+def _is_about(key: str, override: str) -> bool:
+    return re.split(r"[.=@]", override.lstrip("+~"))[0] == key
+
+
+@contextmanager
+def _started(config: DictConfig, policy: VLAPolicy, checkpoint: str) -> Iterator[tuple[Workers, suite.Run]]:
+    """Start the workers for the mode; yield them and what runs cases on them."""
+    pacing, grammar = Pacing(**config.pacing), instantiate(config.skills)
+    if config.mode == "lockstep":
+        with Workers(config.workers) as workers:
+            yield workers, partial(rollout.run, policy=policy, workers=workers, pacing=pacing, grammar=grammar)
+        return
+    timing = Timing(instantiate(config.strategy, _partial_=True), config.latency_ms / 1000)
+    around = instantiate(config.realtime, _convert_="all")
+    loaded = partial(load, checkpoint, device=config.device)
+    with Workers(config.workers, partial(RealtimeHost, loaded, around, pacing, grammar)) as workers:
+        yield workers, partial(realtime.run, policy=policy, workers=workers, timing=timing)
 
 
 def _compare(ours: list, theirs: list, checkpoint: str) -> dict[str, Any]:

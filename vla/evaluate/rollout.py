@@ -1,6 +1,5 @@
 """Closed loop over many seeded episodes: environments in workers, one policy that answers them in batches."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -10,10 +9,11 @@ import numpy as np
 
 from vla.control.grammar import Grammar
 from vla.control.hierarchy import Pacing
-from vla.control.planner import PolicyPlanner
+from vla.control.planner import ClausePlanner, PolicyPlanner
 from vla.control.supervisor import Supervisor, Turn
-from vla.evaluate.episodes import Case, Episode, outcome
+from vla.evaluate.episodes import Case, Episode
 from vla.evaluate.pilot import Pilot, PlanningPolicy, Prediction
+from vla.evaluate.witness import Witness
 from vla.evaluate.workers import Moment, Worker, WorkerCrash, Workers, ready
 from vla.types import Embodiment, Observation
 
@@ -26,46 +26,23 @@ class Flight:
         self.worker = worker
         self.pacing = pacing
         self.control_dt_s = control_dt_s
-        self.episode = Episode(case)
+        self.witness = Witness(case, pacing.linger_steps)
+        self.episode = self.witness.episode
         self.pilot: Pilot | None = None
         self.moment: Moment | None = None
-        self.ended_step: int | None = None
-        self.subtask_index = 0
         worker.request("reset", case.world, case.seed, case.options, case.record)
 
     def land(self, moment: Moment) -> None:
         """Take what the worker reports."""
         if self.pilot is None:
-            self._begin(moment.infos[0])
+            spoken = self.witness.begin(moment.infos[0])
+            self.pilot = Pilot(instruction=spoken, stepping=self.case.stepping, pacing=self.pacing)
         else:
             for info in moment.infos:
-                self.episode.steps += 1
-                self._watch(info)
+                self.witness.step(info)
         self.moment = moment
         if self.case.questions and not self.episode.asked:
             self._ask()
-
-    def _begin(self, info: dict[str, Any]) -> None:
-        spoken = self.case.control.instruct(info)
-        self.pilot = Pilot(instruction=spoken, stepping=self.case.stepping, pacing=self.pacing)
-        self.episode.instruction, self.episode.spoken = info["instruction"], spoken
-        self.episode.kind, self.episode.subtasks = info["subtask"]["kind"], info["subtask"]["count"]
-        self._watch(info)
-
-    def _watch(self, info: dict[str, Any]) -> None:
-        """Note the truth of one step."""
-        episode, subtask = self.episode, info["subtask"]
-        if info["is_success"] and not episode.success:
-            episode.success, episode.success_step = True, episode.steps
-        episode.swapped_success |= bool(info["swapped"]["is_success"])
-        episode.touched |= bool(info["contacts"])
-        progress = float(subtask["progress"])
-        if subtask["index"] > self.subtask_index:
-            self.subtask_index, episode.best_progress = subtask["index"], 0.0
-        episode.best_progress, episode.last_progress = max(episode.best_progress, progress), progress
-        if subtask["done"] and len(episode.truths) <= subtask["index"]:
-            episode.truths.append((episode.steps, subtask["text"]))
-            episode.finished_subtasks = len(episode.truths)
 
     def _ask(self) -> None:
         self.episode.asked.append(self.worker.ask("questions", self.case.seed, self.case.questions))
@@ -91,14 +68,7 @@ class Flight:
     def over(self) -> bool:
         """Whether the episode has nothing more to show."""
         assert self.moment is not None
-        episode, linger = self.episode, self.pacing.linger_steps
-        if self.moment.over or episode.steps >= (self.case.max_steps or math.inf):
-            return True
-        if self.case.control.name == "swapped" and episode.swapped_success:
-            return True
-        if episode.success_step is not None and episode.steps >= episode.success_step + linger:
-            return True
-        return self.ended_step is not None and episode.steps >= self.ended_step + linger
+        return self.moment.over or self.witness.over
 
     def observation(self, text: str) -> Observation:
         """What the policy sees, with `text` as its instruction."""
@@ -128,23 +98,16 @@ class Flight:
 
     def judge_plans(self, said_before: int) -> None:
         """Compare the planner's new words with what is truly due."""
-        due = "done" if self.episode.success else self.info["subtask"]["text"]
         for _, text in self.steered_by.plans[said_before:]:
-            # The environment shows a finished subtask for some steps more, while the planner may already be ahead.
-            self.episode.wrong_plans += text != due and not self.info["subtask"]["done"]
-        if self.steered_by.ended and self.ended_step is None:
-            self.ended_step = self.episode.steps
+            self.witness.judge_plan(text, self.episode.steps, self.info)
+        if self.steered_by.ended:
+            self.witness.end()
 
     def finish(self, keep: Callable[[Episode], bool]) -> Episode:
         """Close the record, with its frames if they were kept and `keep` wants them."""
-        episode = self.episode
-        if self.pilot is not None:
-            episode.plans, episode.claims, episode.ended = self.pilot.plans, self.pilot.claims, self.pilot.ended
-            if not self.case.stepping and episode.truths and episode.claims:
-                # The controller got the operator's words; the truth names the same subtask in its own.
-                episode.claims = [(step, episode.truths[0][1]) for step, _ in episode.claims]
-        episode.seconds = episode.steps * self.control_dt_s
-        episode.outcome = outcome(episode)
+        pilot = self.pilot
+        plans, claims, ended = (pilot.plans, pilot.claims, pilot.ended) if pilot else ([], [], None)
+        episode = self.witness.finish(plans, claims, ended, control_dt_s=self.control_dt_s)
         if episode.crash is None:
             if self.case.questions:
                 self._ask()
@@ -192,7 +155,7 @@ def run(
 
     A crash of an environment ends its episode with the traceback in the record; errors of the policy are raised.
     """
-    supervisor = Supervisor(PolicyPlanner(policy), grammar, policy)
+    supervisor = Supervisor(ClausePlanner(grammar, PolicyPlanner(policy)), grammar, policy)
     control_dt_s = 1.0 / policy.embodiment.control_hz
     waiting, idle = deque(cases), list(workers.all)
     flying: dict[int, Flight] = {}

@@ -10,9 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from vla.evaluate.episodes import OUTCOMES, Episode
-from vla.evaluate.page import boxed_image, image_uri, lines_chart, render_page
 from vla.evaluate.questions import Answer
 from vla.model.vocabulary import read_box
+from vla.page import boxed_image, image_uri, lines_chart, render_page
 from vla.types import Embodiment
 
 KEYFRAMES = 5

@@ -2,22 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from vla.control.grammar import Grammar
-from vla.control.hierarchy import Pacing
 from vla.evaluate import controls, questions, summary
 from vla.evaluate.controls import Control
 from vla.evaluate.episodes import Case, Episode
 from vla.evaluate.pilot import PlanningPolicy
-from vla.evaluate.rollout import run
 from vla.evaluate.videos import episode_frames, write_video
-from vla.evaluate.workers import Workers, World
+from vla.evaluate.workers import World
 from vla.types import Embodiment
 
 CONTROLS = {control.name: control for control in (controls.BLANK_INSTRUCTION, controls.SWAPPED, controls.BLANK_CAMERA)}
@@ -113,17 +110,17 @@ class Gallery:
         self.written[name] = episode
 
 
-def fly(
-    cases: Sequence[Case],
-    *,
-    policy: PlanningPolicy,
-    workers: Workers,
-    pacing: Pacing,
-    grammar: Grammar,
-    record: Path,
-    gallery: Gallery,
-    label: str,
-) -> list[Episode]:
+class Run(Protocol):
+    """Runs cases and hands their episodes over: `rollout.run` or `realtime.run` with all else bound."""
+
+    def __call__(
+        self, cases: Sequence[Case], *, on_episode: Callable[[Episode], None], keep: Callable[[Episode], bool]
+    ) -> None:
+        """Run every case once; `keep` is asked if the frames of an episode are wanted."""
+        ...
+
+
+def fly(cases: Sequence[Case], *, run: Run, record: Path, gallery: Gallery, label: str) -> list[Episode]:
     """Run the cases under a progress bar and return their episodes in the same order.
 
     Each record is appended to the JSON-lines file `record` as it comes; the gallery keeps some videos.
@@ -141,15 +138,7 @@ def fly(
             bar.set_postfix_str(f"{episode.case.group} {good}/{len(fine)} successes")
             bar.update()
 
-        run(
-            cases,
-            policy=policy,
-            workers=workers,
-            pacing=pacing,
-            grammar=grammar,
-            on_episode=landed,
-            keep=gallery.wants,
-        )
+        run(cases, on_episode=landed, keep=gallery.wants)
     order = {id(case): index for index, case in enumerate(cases)}
     return sorted(episodes, key=lambda episode: order[id(episode.case)])
 
@@ -186,5 +175,6 @@ def summarise(
         "completion": summary.completion_row(single, control_hz=hz, tolerance_s=tolerance_s),
         "questions": questions.score(answers),
         "chunk_latency_ms": summary.latency_row(latencies_s),
-        "guard_interventions": None,  # there is no guard yet
+        "guard_interventions": summary.interventions_row(episodes),
+        "loop": summary.loop_row(single) if any(episode.loop for episode in single) else None,
     }

@@ -29,6 +29,7 @@ def task_row(episodes: Sequence[Episode]) -> dict[str, Any]:
     rate = Rate.of(episode.success for episode in fine)
     to_success = [episode.success_step for episode in fine if episode.success_step is not None]
     outcomes = Counter(episode.outcome for episode in episodes)
+    interventions = interventions_row(episodes)
     return {
         "success_rate": rate.value,
         "ci95": rate.ci95,
@@ -38,6 +39,7 @@ def task_row(episodes: Sequence[Episode]) -> dict[str, Any]:
         "mean_steps": float(np.mean([episode.steps for episode in fine])) if fine else None,
         "mean_steps_to_success": float(np.mean(to_success)) if to_success else None,
         "outcomes": {name: outcomes[name] for name in OUTCOMES if outcomes[name]},
+        **({"guard_interventions": interventions} if interventions else {}),
     }
 
 
@@ -136,6 +138,37 @@ def long_horizon_row(episodes: Sequence[Episode]) -> dict[str, Any]:
         **task_row(episodes),
         "subtasks_completed": subtasks.value,
         "plans_right": 1.0 - wrong / plans if plans else None,
+    }
+
+
+def interventions_row(episodes: Sequence[Episode]) -> dict[str, Any] | None:
+    """Count what the guard did, by rule, and in how many episodes it did anything; None where there was none."""
+    loops = [episode.loop for episode in finished(episodes) if episode.loop]
+    if not loops:
+        return None
+    rules = Counter[str]()
+    for loop in loops:
+        rules.update(loop.interventions)
+    meddled = sum(any(loop.interventions.values()) for loop in loops)
+    return {"total": rules.total(), "episodes": len(loops), "episodes_with_any": meddled, "rules": dict(rules)}
+
+
+def loop_row(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Add up what the control loop did in all episodes; `velocity_jump_rad_s` where chunks met."""
+    loops = [episode.loop for episode in finished(episodes) if episode.loop]
+    states, chunks = Counter[str](), Counter[str]()
+    for loop in loops:
+        states.update(loop.states)
+        chunks.update(loop.chunks)
+    jumps = [jump for loop in loops for jump in loop.velocity_jumps]
+    p50, p99 = map(float, np.percentile(jumps, [50, 99])) if jumps else (None, None)
+    return {
+        "ticks": sum(loop.ticks for loop in loops),
+        "idle_ticks": sum(loop.idle_ticks for loop in loops),
+        "missed": sum(loop.missed for loop in loops),
+        "states": dict(states),
+        "chunks": dict(chunks),
+        "velocity_jump_rad_s": {"p50": p50, "p99": p99, "max": max(jumps, default=None)},
     }
 
 

@@ -7,6 +7,7 @@ light (no torch), because every worker imports it.
 import contextlib
 import multiprocessing
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -51,7 +52,7 @@ class Recording:
     actions: list[np.ndarray]  # float32[A]; one fewer than frames
 
 
-class _Host:
+class Host:
     """What lives inside the worker process: the present environment and the present episode."""
 
     def __init__(self) -> None:
@@ -119,9 +120,9 @@ class _Host:
         self.env, self.world = None, None
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, make_host: Callable[[], Host]) -> None:
     """Answer requests until the pipe closes; an exception is answered with its traceback."""
-    host = _Host()
+    host = make_host()
     while True:
         try:
             name, arguments = connection.recv()
@@ -134,20 +135,22 @@ def _serve(connection: Connection) -> None:
         except Exception as error:  # the border of the process: whatever went wrong travels to the parent as words
             refusal = str(error) if isinstance(error, ValueError) else None
             connection.send((False, (traceback.format_exc(), refusal)))
-            host = _Host()
+            host = make_host()
     host.close()
 
 
 class Worker:
     """One process with one environment, asked one thing at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_host: Callable[[], Host] = Host) -> None:
+        """Let `make_host`, called over there, make what answers: its methods are the requests."""
+        self._make_host = make_host
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, self._make_host), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -186,10 +189,10 @@ class Worker:
 class Workers:
     """Several workers, closed together when the `with` block ends."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, make_host: Callable[[], Host] = Host):
         if count < 1:
             raise ValueError(f"workers={count}: at least 1 is needed")
-        self.all = [Worker() for _ in range(count)]
+        self.all = [Worker(make_host) for _ in range(count)]
 
     def __enter__(self) -> "Workers":
         return self

@@ -14,10 +14,6 @@ from vla.model.vocabulary import unknown_words
 from vla.types import ActionChunk, Embodiment, Observation
 
 
-class ContractError(ValueError):
-    """The checkpoint and the body that it is asked to move do not match; nothing has moved."""
-
-
 class VLAPolicy:
     """Processor and network together; stateless between calls."""
 
@@ -43,24 +39,8 @@ class VLAPolicy:
         return self.network.embedding.weight.device
 
     def check(self, embodiment: Embodiment) -> None:
-        """Refuse a body that differs from the one of training, naming each difference.
-
-        Camera sizes may differ, since the processor resizes; names, shape and rotation may not.
-        """
-        differences = self.embodiment.differences(embodiment)
-        if self.embodiment.cameras.keys() == embodiment.cameras.keys():
-            same = all(
-                mine.rotation_deg == embodiment.cameras[name].rotation_deg
-                and mine.width * embodiment.cameras[name].height == mine.height * embodiment.cameras[name].width
-                for name, mine in self.embodiment.cameras.items()
-            )
-            differences = [line for line in differences if not (same and line.startswith("cameras"))]
-        if differences:
-            listed = "\n  ".join(differences)
-            raise ContractError(
-                f"this checkpoint was trained for another body, it does not move this one:\n  {listed}\n"
-                "Use a checkpoint that was trained for it, or retrain."
-            )
+        """Refuse a body that differs from the one of training, naming each difference (ContractError)."""
+        self.embodiment.refuse_other(embodiment)
 
     @torch.no_grad()
     def act(

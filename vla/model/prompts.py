@@ -1,9 +1,21 @@
 """The few fixed phrases in which the model is asked, the same in training and on the robot."""
 
+import re
 from collections.abc import Sequence
 
 JOINS = (", then ", " and then ", ", after that ")  # between the steps of an instruction
+SEVERAL = re.compile(r"(?:\s*,(?:\s*and\b)?\s*|\s*\b(?:and then|then|after that)\b\s*)+")  # as people write them
 ALL_FINISHED = "done"  # the planner's answer when nothing remains
+
+
+def has_several_steps(instruction: str) -> bool:
+    """Whether an instruction asks for one thing after another, so that a planner has to split it."""
+    return len(split_steps(instruction)) > 1
+
+
+def split_steps(instruction: str) -> list[str]:
+    """Cut an instruction where its words say that another step follows."""
+    return [step for step in SEVERAL.split(instruction.strip(" .,;")) if step]
 
 
 def plan_prompt(instruction: str, finished: Sequence[str], failed: str = "") -> str:

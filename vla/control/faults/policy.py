@@ -10,8 +10,7 @@ import numpy as np
 
 from vla.control.faults.schedule import Fault, Faults, Kind
 from vla.control.inference import Answer, Controller, Inference, Request
-from vla.model.policy import ContractError
-from vla.types import ActionChunk, Embodiment, Observation
+from vla.types import ActionChunk, ContractError, Embodiment, Observation
 
 DEADLINE_S = 2.0  # after which a client gives up on a server
 RESENT_S = 0.3  # later is what comes after a packet that was lost
@@ -104,11 +103,7 @@ class FaultyInference:
         """Take the inference and what will be wrong with it."""
         self._inference, self._faults = inference, faults
         self._held: deque[tuple[float, Answer]] = deque()  # when it may be heard, the answer
-
-    @property
-    def counts(self) -> Counter[str]:
-        """As of the inference."""
-        return self._inference.counts
+        self.counts: Counter[str] = inference.counts
 
     def ask(self, request: Request) -> None:
         """Ask."""

@@ -24,7 +24,7 @@ class Kind(StrEnum):
     INTERMITTENT = "intermittent"  # now and then nothing comes
 
 
-PLAIN = dict.fromkeys(Kind, ("",))
+PLAIN: dict[Kind, tuple[str, ...]] = dict.fromkeys(Kind, ("",))
 POSSIBLE: dict[str, dict[Kind, tuple[str, ...]]] = {  # part -> kind -> the words for `how`, the first by default
     "camera": {**PLAIN, Kind.GARBAGE: ("dark", "bright", "shape")},
     "policy": {

@@ -1,4 +1,4 @@
-"""What the HTML pages share: style, formats, pictures and small charts. Pages are one file, without scripts."""
+"""What the HTML pages share: style, formats, pictures and small charts. Pages are one file and load nothing."""
 
 import base64
 from collections.abc import Sequence
@@ -55,7 +55,8 @@ footer { color:var(--dim); font-size:13.5px; margin-top:56px; border-top:1px sol
 """
 
 _FRAME = """<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1"><title>{{ title }}</title>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+{% if policy %}<meta http-equiv="Content-Security-Policy" content="{{ policy }}">{% endif %}<title>{{ title }}</title>
 <style>{{ style }}</style></head><body><main>{{ body }}</main></body></html>
 """
 
@@ -75,12 +76,15 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def render_page(title: str, body: str, **values: Any) -> str:
-    """Fill the template `body` (Jinja; values are escaped, a missing one is an error) and wrap it into a page."""
+def render_page(title: str, body: str, /, *, policy: str = "", **values: Any) -> str:
+    """Fill the template `body` (Jinja; values are escaped, a missing one is an error) and wrap it into a page.
+
+    policy: a Content-Security-Policy, for pages that show words of strangers.
+    """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=percent, interval=interval, number=number)
     inner = Markup(environment.from_string(body).render(**values))
-    return environment.from_string(_FRAME).render(title=title, style=Markup(STYLE), body=inner)
+    return environment.from_string(_FRAME).render(title=title, style=Markup(STYLE), body=inner, policy=policy)
 
 
 def image_uri(image: np.ndarray, *, side: int) -> str:

@@ -1,0 +1,146 @@
+"""`vla deploy`: the shipped policy on the simulated robot, in virtual time as in evaluation, in real time as said."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from arms import SEEING, Flight, Walker
+
+from envs.robots.twin import SteppedTwin
+from vla.cli import run
+from vla.control.clock import VirtualClock
+from vla.control.deploy import check_contract
+from vla.control.executor import Executor
+from vla.control.guard import Guard
+from vla.control.inference import Timed
+from vla.control.logbook import Logbook
+from vla.control.loop import Loop
+from vla.control.steering import Verbatim
+from vla.control.strategy import Overlap, RealTime, Sequential
+from vla.model.checkpoint import load
+from vla.types import ContractError, Embodiment, Observation
+
+SIZE = {"front": (128, 256), "wrist": (128, 128)}
+TASK, SEED = "press the button", 7
+
+
+@pytest.fixture(scope="module")
+def policy():
+    torch.set_num_threads(1)
+    return load()
+
+
+class Diary(SteppedTwin):
+    """The twin that keeps what it was told."""
+
+    def send_action(self, action):
+        self.told = [*getattr(self, "told", []), action]
+        super().send_action(action)
+
+
+def flown(folder, policy, hz, strategy, seconds, latency_s=0.0, **guard):
+    """Run the policy on the twin in virtual time; return the commands, the summary and the executor."""
+    clock = VirtualClock()
+    twin = Diary(clock.now, hz, SEED, TASK, camera_hz=100.0, image_size=SIZE, randomize=False)
+    body = Embodiment.from_dict(twin.embodiment())
+    check_contract(policy, body, strategy)
+    book, executor = Logbook(folder, body, TASK, hz, patient=True), Executor(strategy, body)
+    loop = Loop(
+        robot=twin,
+        guard=Guard(body, hz, hardware=False, **guard),
+        executor=executor,
+        inference=Timed(policy, clock, latency_s),
+        steering=Verbatim(),
+        clock=clock,
+        logbook=book,
+        instruction=TASK,
+    )
+    summary = loop.run(seconds)
+    book.close({"success": twin.truth()["is_success"]})
+    twin.close()
+    return np.array(twin.told), summary, executor
+
+
+def test_at_ten_hertz_without_delay_the_loop_does_what_evaluation_does(policy, tmp_path):
+    env = gymnasium.make(
+        "envs:tabletop/PressButton-v0", cameras=list(SIZE), image_size=SIZE, randomize=False, disable_env_checker=True
+    )
+    observation, _ = env.reset(seed=SEED, options={"instruction": TASK})
+    seen, expected = Observation.from_gym(observation, TASK, 0.0), []
+    env.step(observation["agent_pos"])  # the tick in which the guard engages
+    for _ in range(3):
+        (chunk,) = policy.act([seen])
+        for action in chunk.actions[:3]:
+            expected.append(action)
+            observation, *_ = env.step(action)
+        seen = Observation.from_gym(observation, TASK, 0.0)
+    env.close()
+    told, summary, _ = flown(tmp_path, policy, 10.0, Sequential(replan_steps=3), 1.0, mode="off")
+    np.testing.assert_allclose(told[1:10], expected, atol=2e-5)
+    assert summary.states["DEGRADED"] == summary.ticks - summary.states["HOLD"]  # the guard that is off says so
+
+
+def test_with_delay_and_guard_the_arm_goes_where_the_policy_wants(policy, tmp_path):
+    told, summary, executor = flown(tmp_path, policy, 50.0, RealTime(), 3.0, latency_s=0.2)
+    assert np.ptp(told, axis=0).max() > 0.1
+    assert summary.missed == 0 and summary.idle_ticks <= 1
+    assert executor.counts["unforeseen"] == 0 and executor.counts["chunks"] > 6
+    assert max(seam.position for seam in executor.seams) < 1e-9
+    velocity = np.diff(told, axis=0) * 50
+    assert (np.abs(velocity) <= np.array([4.7] * 5 + [2.45]) + 1e-6).all()
+
+
+def test_given_steps_come_back_as_they_were(policy):
+    twin = SteppedTwin(lambda: 0.0, 50.0, SEED, TASK, image_size=SIZE, randomize=False)
+    images = {name: camera.latest().image for name, camera in twin.cameras.items()}
+    seen = Observation(images, twin.read_joints().joints, TASK, 0.0)
+    twin.close()
+    (free,) = policy.act([seen])
+    given = free.actions[None, :2] - 0.02
+    (chunk,) = policy.act([seen], given=given, given_steps=2)
+    np.testing.assert_allclose(chunk.actions[:2], given[0], atol=1e-5)
+    assert np.abs(chunk.actions[2:] - free.actions[2:]).max() > 1e-4  # it continues them
+
+
+def test_another_body_is_refused_before_anything_moves(policy):
+    with pytest.raises(ContractError, match="joints"):
+        check_contract(policy, SEEING, RealTime())
+    with pytest.raises(ContractError, match="control_hz"):
+        slower = Embodiment.from_dict(SEEING.to_dict() | {"control_hz": 5.0})
+        check_contract(Walker(), slower, RealTime())
+
+
+def test_real_time_chunking_needs_a_policy_that_continues(tmp_path):
+    class Plain:
+        embodiment = SEEING
+
+        def act(self, observations):
+            return Flight(tmp_path).policy.act(observations)
+
+    with pytest.raises(ValueError, match=r"strategy=rtc needs .* possible: sequential, ensemble, overlap"):
+        check_contract(Plain(), SEEING, RealTime())
+    check_contract(Plain(), SEEING, Overlap())
+
+
+def test_the_verb_runs_the_twin_in_real_time(tmp_path, monkeypatch):
+    """How well it keeps time depends on the machine; that it runs, records and tells does not."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    words = ["deploy", "robot=sim", f"instruction={TASK}", "seconds=3", "latency_ms=50", f"out={tmp_path}"]
+    assert run(words) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert {"success", "ticks", "missed", "interventions", "states", "events", "episode"} <= set(result)
+    assert 0 < result["ticks"] <= 50 * (3 + 4)
+    assert result["missed"] >= 0
+    assert sum(result["states"].values()) == result["ticks"]
+    assert result["recording_fault"] is None
+    assert {"engage", "end"} <= {event["event"] for event in result["events"]}
+    assert (tmp_path / "dataset" / "meta" / "info.json").exists()
+
+
+@pytest.mark.parametrize("word", ["robot=so200", "strategy=best"])
+def test_what_is_not_there_is_answered_with_what_is(tmp_path, word, capsys, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    assert run(["deploy", word, "seconds=1", f"out={tmp_path}"]) != 0
+    assert "possible" in capsys.readouterr().err

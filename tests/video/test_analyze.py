@@ -1,0 +1,172 @@
+"""`vla analyze` leaves timelines, tables and pages, resumes, and is not fooled by hostile names."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.video.scenes import record
+from tests.video.test_decode import write as encode
+from vla.cli import run
+from vla.video import timeline
+from vla.video.analyze import analyze, folder_name
+from vla.video.decode import ClipError, Limits
+from vla.video.segments import Segment
+from vla.video.source import Item
+from vla.video.words import NoWords, Story
+
+GOLDEN = Path(__file__).parents[1] / "data/golden/lerobot-0.6.1"
+HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert(2)">'"&{{ 7*7 }}"""
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.text, self.script = [], [], "", ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        """Remember tags and attributes."""
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        """Remember text, scripts apart."""
+        if self.tags[-1:] == ["script"]:
+            self.script += data
+        else:
+            self.text += data
+
+
+class HostileWords:
+    """A model whose every answer is an attack."""
+
+    identity = HOSTILE
+
+    def name(self, story: Story) -> list[Segment]:
+        """Attack."""
+        return [Segment(s.start_s, s.stop_s, HOSTILE, HOSTILE, (HOSTILE,), (), HOSTILE) for s in story.segments]
+
+
+def go(path: Path, out: Path, words=None, **changes):
+    """Analyse with defaults."""
+    settings = {"limits": Limits(), "budget": 24, "images_fps": 1.0} | changes
+    return analyze(path, out, words=words or NoWords(), **settings)
+
+
+@pytest.fixture
+def videos(tmp_path) -> Path:
+    """A folder of two scenes, one with a hostile name, and one broken file."""
+    (tmp_path / "in").mkdir()
+    for seed, name in ((1, "a.mp4"), (2, "<b onclick=alert(3)>.mp4")):
+        encode(tmp_path / "in" / name, record(seed).frames)
+    (tmp_path / "in/broken.mp4").write_bytes(b"not a video at all")
+    return tmp_path / "in"
+
+
+def test_the_command_line_analyses_a_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["analyze", f"path={GOLDEN}", "out=done", "vlm=none", "episodes=[0,2]"]) == 0
+    result = json.loads(Path("done/result.json").read_text())
+    keys = ["path", "name", "frames", "duration_s", "keyframes", "segments", "qa", "outcome", "timeline", "report"]
+    assert [list(item) for item in result["items"]] == [keys, keys]
+    assert [(item["name"], item["frames"]) for item in result["items"]] == [("episode 0", 5), ("episode 2", 8)]
+    assert all(Path(item["timeline"]).is_file() and Path(item["report"]).is_file() for item in result["items"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([f"path={GOLDEN}", "episodes=[7]"], 1, "episodes [7] are not in"),
+        ([], 1, "what shall be analysed? Give path="),
+        ([f"path={GOLDEN}", "vlm=nothing"], 2, "possible: "),
+        (["path=nowhere.mp4"], 1, "nowhere.mp4 does not exist: give a video"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(arguments, code, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    assert run(["analyze", *arguments]) == code
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("vla") and words in message
+
+
+def test_again_resumes_and_other_settings_or_content_begin_anew(videos, tmp_path):
+    first, second = (go(videos, tmp_path / "out") for _ in range(2))
+    assert (first["analysed"], second["analysed"]) == (3, 0) and second | {"analysed": 3} == first
+    encode(videos / "a.mp4", record(9).frames)
+    assert go(videos, tmp_path / "out")["analysed"] == 1
+    assert go(videos, tmp_path / "out", budget=5)["analysed"] == 3
+    assert go(videos / "a.mp4", tmp_path / "out", budget=5, fresh=True)["analysed"] == 1
+
+
+def test_two_runs_write_the_same_bytes(videos, tmp_path):
+    for out in ("one", "two"):
+        go(videos, tmp_path / out)
+    ones = sorted(path for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert len(ones) > 20
+    for one in ones:
+        assert one.read_bytes() == (tmp_path / "two" / one.relative_to(tmp_path / "one")).read_bytes(), one
+
+
+def test_a_broken_file_among_others_is_reported_and_alone_it_is_an_error(videos, tmp_path):
+    result = go(videos, tmp_path / "out")
+    broken = next(item for item in result["items"] if item["name"] == "broken.mp4")
+    assert broken["qa"]["error"] == ["unreadable"] and broken["report"] is None and broken["frames"] == 0
+    assert "leave out" in (tmp_path / "out/remedy.sh").read_text()
+    with pytest.raises(ClipError, match=r"broken\.mp4 is not a video that can be read"):
+        go(videos / "broken.mp4", tmp_path / "alone")
+
+
+def test_pages_run_no_script_but_their_own_whatever_labels_and_names_say(videos, tmp_path):
+    result = go(videos, tmp_path / "out", HostileWords())
+    pages = [Path(item["report"]) for item in result["items"] if item["report"]] + [Path(result["report"])]
+    assert len(pages) == 3
+    for path in pages:
+        page = Page(path)
+        assert page.tags.count("script") == 1 and "alert" not in page.script
+        assert not [name for name, _ in page.attributes if name.startswith("on")]
+        policies = [value for name, value in page.attributes if name == "content" and "script-src" in (value or "")]
+        digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+        rules = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src"
+        assert policies == [f"{rules} 'sha256-{digest}'"]
+        addresses = [value for name, value in page.attributes if name in ("src", "href") and value]
+        assert all(value.startswith("data:image/jpeg;base64,") or value.startswith("items/") for value in addresses)
+    item_page = Page(Path(result["items"][0]["report"]))
+    assert HOSTILE in item_page.text
+
+
+def test_a_page_shows_every_keyframe_segment_and_signal(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "data")
+    result = go(tmp_path / "data", tmp_path / "out", episodes=[2])
+    (item,) = result["items"]
+    page = Page(Path(item["report"]))
+    folder = Path(item["timeline"]).parent
+    timeline_record = timeline.read(folder)
+    assert timeline_record is not None
+    assert page.text.count("gripper open") == 1 and page.text.count("arm moves") == 1
+    for keyframe in timeline_record["keyframes"]:
+        assert f"{keyframe['time_s']:.2f} s" in page.text
+    for segment in timeline_record["segments"]:
+        assert segment["label"] in page.text
+
+
+def test_a_single_image_is_one_frame(tmp_path):
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "one.png")
+    (item,) = go(tmp_path / "one.png", tmp_path / "out")["items"]
+    assert (item["frames"], item["keyframes"], item["segments"]) == (1, 1, 1)
+
+
+def test_folder_names_are_plain_and_differ():
+    names = ["a b", "a/b", "a-b", "..", "", "x" * 300, HOSTILE]
+    folders = [folder_name(Item(name, Path("."), {})) for name in names]
+    assert len(set(folders)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}", folder) for folder in folders)

@@ -1,0 +1,97 @@
+"""Every fault that a recording can have is flagged where it is, and a good one raises no alarm."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.video.scenes import record
+from vla.bench.spoilt import FAULTS, Recording, noticed, tremble, write
+from vla.video.child import Decoder
+from vla.video.decode import VideoClip
+from vla.video.flag import ERROR, NOTE, WARNING, Flag, remedy
+from vla.video.quality import Checked, check, compare
+from vla.video.source import Item
+from vla.video.state import State
+
+CLEAN_SEEDS = range(4)
+
+
+def recording(seed: int) -> Recording:
+    """A scene with two cameras, the second one a mirror of the first, and a rest short enough not to be idle."""
+    scene = record(seed, rest_s=0.8, speed=25.0)
+    frames = {"top": scene.frames, "mirror": scene.frames[:, :, ::-1].copy()}
+    return Recording(frames, np.arange(len(scene.frames)), scene.state, scene.fps)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """One child process for all tests here."""
+    with Decoder() as serving:
+        yield serving
+
+
+def inspect(item: Item, decoder: Decoder) -> Checked:
+    """Watch all cameras of an item and check it."""
+    return check(item, {camera: decoder.track(clip) for camera, clip in item.clips.items()})
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_fault_is_flagged_in_every_camera(name, decoder, tmp_path):
+    for seed in (1, 2):
+        spoilt = FAULTS[name][0](recording(seed), np.random.default_rng(seed))
+        checked = inspect(write(spoilt, tmp_path, name), decoder)
+        assert all(noticed(name, checked, ["top", "mirror"])), (seed, checked.flags)
+
+
+def test_a_good_recording_raises_no_alarm(decoder, tmp_path):
+    for seed in CLEAN_SEEDS:
+        checked = inspect(write(recording(seed), tmp_path, "clean"), decoder)
+        assert [flag for flag in checked.flags if flag.severity != NOTE] == []
+
+
+def test_flags_tell_the_time_of_the_fault(decoder, tmp_path):
+    good = recording(1)
+    frames = {camera: images.copy() for camera, images in good.frames.items()}
+    for images in frames.values():
+        images[30:35] = 0
+    checked = inspect(write(replace(good, frames=frames), tmp_path, "dark"), decoder)
+    dark = [(flag.camera, flag.start_s, flag.stop_s) for flag in checked.flags if flag.code == "black"]
+    assert sorted(dark) == [("mirror", pytest.approx(3.0), pytest.approx(3.5)), ("top", pytest.approx(3.0), 3.5)]
+
+
+def test_an_episode_that_trembles_stands_out_among_others(decoder, tmp_path):
+    rng = np.random.default_rng(0)
+    recordings = [recording(seed) for seed in range(10)]
+    states = [rec.state for rec in recordings]
+    one = inspect(write(recordings[0], tmp_path, "one"), decoder)
+    checked = [replace(one, figures=one.figures | {"jerk_p95": _jerk(state)}) for state in states]
+    shaken = replace(one, figures=one.figures | {"jerk_p95": _jerk(tremble(recordings[0], rng).state)})
+    own, _ = compare([*checked[:-1], shaken])
+    assert [[flag.code for flag in flags] for flags in own] == [[]] * 9 + [["jerky"]]
+    assert compare(checked[:3]) == ([[], [], []], [])  # too few to say what is usual
+
+
+def _jerk(state: State) -> float:
+    return float(np.percentile(np.linalg.norm(np.diff(state.joints, 3, axis=0), axis=1) * 1000, 95))
+
+
+def test_remedies_are_commands_that_do_what_they_say(tmp_path):
+    clip = write(recording(1), tmp_path, "long").clips["top"]
+    assert isinstance(clip, VideoClip)
+    path = clip.path.rename(tmp_path / "it's; rm -rf $HOME.mp4")
+    idle = Flag("idle_start", NOTE, "", 0.0, 2.5, "nothing moves")
+    broken = Flag("damaged", ERROR, "top", 0.0, 1.0, "broken")
+    dull = Flag("blurred", WARNING, "top", 0.0, 1.0, "dull")
+    video = Item("a", path, {"video": VideoClip(path)})
+    episodes = [Item(f"episode {k}", tmp_path / "my data", {}, episode=k, fps=10.0, rows=5) for k in range(3)]
+    lines = remedy([video, *episodes], [[idle], [broken], [dull], [broken, idle]])
+    assert lines[0].endswith("to drop: [0, 2]") and '--operation.episode_indices "[0, 2]"' in lines[1]
+    assert f"--root '{tmp_path}/my data'" in lines[1]
+    (cut,) = lines[2:]
+    if shutil.which("ffmpeg"):
+        subprocess.run(cut, shell=True, check=True, capture_output=True, timeout=120)
+        assert path.with_name("it's; rm -rf $HOME-trimmed.mp4").stat().st_size > 0
+    assert cut.startswith("ffmpeg -ss 2.50 -i '")

@@ -1,0 +1,78 @@
+"""What an operator's page may do to a running loop."""
+
+from collections.abc import Callable, Sequence
+
+from vla.control.guard import Guard
+from vla.control.loop import Loop
+from vla.control.operator import Snapshot
+from vla.control.steering import Steering
+from vla.control.stepping import Stepping
+
+
+class Cockpit:
+    """Connects a loop to its page; see `operator.Operated`."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        guard: Guard,
+        steering: Steering,
+        unknown_words: Callable[[str], Sequence[str]] | None,
+        simulated: bool,
+    ) -> None:
+        """unknown_words: of an instruction, those that the policy was never taught; simulated: no arm can be hurt."""
+        self._loop, self._guard, self._steering = loop, guard, steering
+        self._unknown_words, self._simulated = unknown_words, simulated
+
+    def snapshot(self) -> Snapshot | None:
+        """Return the present moment, None before there is one."""
+        latest = self._loop.latest
+        if latest is None or latest.joints is None or latest.observation is None:
+            return None
+        joints, summary = latest.joints.tolist(), self._loop.summary
+        finished = self._steering.hierarchy.finished if isinstance(self._steering, Stepping) else []
+        return Snapshot(
+            state=latest.status.state.name,
+            reasons=latest.status.reasons,
+            joints=joints,
+            command=joints if latest.command is None else latest.command.tolist(),
+            instruction=latest.observation.instruction,
+            subtask=latest.text or "",
+            finished=[skill.text for skill in finished],
+            progress=latest.progress,
+            done=latest.done,
+            takeover=latest.taken_over,
+            ticks=summary.ticks,
+            missed=self._loop.missed,
+            interventions=summary.interventions,
+            images=latest.observation.images,
+        )
+
+    def estop(self, reason: str) -> None:
+        """Brake and hold, latched; the run goes on, so that it can be cleared."""
+        self._guard.estop(reason)
+
+    def clear(self) -> None:
+        """Acknowledge what happened, and engage anew where the arm is."""
+        self._guard.acknowledge()
+        self._loop.engage()
+
+    def instruct(self, text: str) -> str:
+        """Carry out other words from now on; return why not."""
+        text = text.lower().rstrip(" .!?,;")
+        words = self._unknown_words(text) if self._unknown_words else []
+        if words:
+            return f"the policy does not know {', '.join(f'“{word}”' for word in words)}"
+        self._loop.instruct(text)
+        return ""
+
+    def takeover(self, on: bool) -> str:
+        """Let the operator move the joints instead of the policy, or give them back; return why not."""
+        if on and not self._simulated:
+            return "a real arm is not moved by keyboard: use a leader arm"
+        (self._loop.take_over if on else self._loop.give_back)()
+        return ""
+
+    def jog(self, joint: int, by: float) -> None:
+        """Move the target of one joint; only under takeover."""
+        self._loop.jog(joint, by)

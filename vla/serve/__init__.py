@@ -1,0 +1,1 @@
+"""The policy behind a websocket, and its client."""

@@ -1,0 +1,160 @@
+"""`vla analyze`: what happened in these videos and when, as timelines and pages; the same command again resumes."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from vla.result import write_result
+from vla.video import overview, report, timeline
+from vla.video.analysis import analyse
+from vla.video.child import Decoder
+from vla.video.decode import ClipError, Limits
+from vla.video.embed import EndpointEmbedder
+from vla.video.fingerprint import fingerprint
+from vla.video.flag import ERROR, NOTE, WARNING, Flag, remedy
+from vla.video.index import Embedder, build
+from vla.video.quality import compare
+from vla.video.source import Item, find
+from vla.video.words import Words
+
+ITEMS = "items"  # folder of the items' folders
+
+
+@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="analyze")
+def main(config: DictConfig) -> None:
+    """Analyse everything at `path`, then write the result."""
+    out = Path(HydraConfig.get().runtime.output_dir)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    if plain["path"] is None:
+        raise ValueError("what shall be analysed? Give path= a video, an image, a folder of them or a dataset")
+    result = analyze(
+        Path(plain["path"]),
+        out,
+        words=instantiate(config.vlm),
+        embedder=EndpointEmbedder(**plain["embeddings"]) if plain["embeddings"]["url"] else None,
+        limits=Limits(**plain["limits"]),
+        cameras=plain["cameras"],
+        episodes=plain["episodes"],
+        budget=plain["budget"],
+        images_fps=plain["images_fps"],
+        fresh=plain["fresh"],
+    )
+    path = write_result(out, seed=plain["seed"], **result)
+    print(f"{len(result['items'])} items, {result['analysed']} of them analysed now\n{result['report']}\n{path}")
+
+
+def analyze(
+    path: Path,
+    out: Path,
+    *,
+    words: Words,
+    limits: Limits,
+    embedder: Embedder | None = None,
+    cameras: Sequence[str] = (),
+    episodes: Sequence[int] | None = None,
+    budget: int,
+    images_fps: float,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Analyse every item at `path` into `out`/items and return the result.
+
+    Items whose fingerprint is already there are taken as they are, unless `fresh`. An item that cannot be read is
+    reported as such; ClipError if none can.
+    """
+    items = _chosen(find(path, images_fps), path, episodes)
+    settings = {"budget": budget, "cameras": list(cameras), "limits": asdict(limits), "words": words.identity}
+    rows: list[dict[str, Any]] = []
+    with Decoder(limits) as decoder, tqdm(items, unit="item", desc="analyze") as bar:
+        for item in bar:
+            folder = Path(ITEMS) / folder_name(item)
+            bar.set_postfix_str(item.name[-40:], refresh=False)
+            record = None if fresh else timeline.read(out / folder)
+            key = fingerprint(item, settings)
+            made = record is None or record["fingerprint"] != key
+            if made:
+                analysis = analyse(item, decoder, words, cameras=cameras, budget=budget)
+                record = timeline.document(analysis, fingerprint=key, settings=settings)
+                timeline.write(out / folder, record, analysis.tracks)
+                if analysis.tracks:
+                    (out / folder / "report.html").write_text(report.render(record, analysis), encoding="utf-8")
+                for track in analysis.tracks.values():
+                    track.thumbnails.unlink()
+            rows.append({"folder": folder.as_posix(), "record": record, "made": made})
+    if not any(row["record"]["keyframes"] for row in rows):
+        raise ClipError(rows[0]["record"]["qa"][0]["words"])
+    index = build(out, [(row["folder"], row["record"]) for row in rows], embedder)
+    return _finish(path, out, items, rows) | {"index": index}
+
+
+def _chosen(items: list[Item], path: Path, episodes: Sequence[int] | None) -> list[Item]:
+    if episodes is None:
+        return items
+    chosen = [item for item in items if item.episode in set(episodes)]
+    missing = sorted(set(episodes) - {item.episode for item in chosen})
+    if missing:
+        there = sorted({item.episode for item in items if item.episode is not None})
+        span = f"it has {there[0]} to {there[-1]}" if there else "it has no episodes, leave episodes out"
+        raise ValueError(f"episodes {missing} are not in {path}; {span}")
+    return chosen
+
+
+def folder_name(item: Item) -> str:
+    """Return a name for the item's folder: like its own, but plain, and unlike that of any other."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", item.name).strip("-.")[-60:]
+    return f"{plain or 'item'}-{hashlib.sha256(item.name.encode()).hexdigest()[:8]}"
+
+
+def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compare the items with each other and write what concerns all of them."""
+    checked = [timeline.checked(row["record"]) for row in rows]
+    readable = [number for number, row in enumerate(rows) if row["record"]["keyframes"]]
+    further, dataset_flags = compare([checked[number] for number in readable])
+    flags = [list(item.flags) for item in checked]
+    for number, own in zip(readable, further, strict=True):
+        flags[number] += own
+    lines = remedy(items, flags)
+    (out / "remedy.sh").write_text("\n".join(lines) + "\n" * bool(lines), encoding="utf-8")
+    page = out / rows[0]["folder"] / "report.html"
+    if len(rows) > 1:
+        page = out / "report.html"
+        listed = [row | {"flags": own} for row, own in zip(rows, flags, strict=True)]
+        page.write_text(overview.render(path.resolve().name, listed, dataset_flags, lines, out), encoding="utf-8")
+    return {
+        "items": [_summary(item, out, row, own) for item, row, own in zip(items, rows, flags, strict=True)],
+        "analysed": sum(row["made"] for row in rows),
+        "dataset_qa": [asdict(flag) for flag in dataset_flags],
+        "remedy": out / "remedy.sh" if lines else None,
+        "report": page,
+    }
+
+
+def _summary(item: Item, out: Path, row: dict[str, Any], flags: Sequence[Flag]) -> dict[str, Any]:
+    """Return one entry of `items` in result.json; `outcome` is null, since success is not judged."""
+    record, folder = row["record"], out / row["folder"]
+    lead = next(iter(record["source"]["cameras"].values()), {"frames": 0, "duration_s": 0.0})
+    codes = {severity: sorted({f.code for f in flags if f.severity == severity}) for severity in (ERROR, WARNING, NOTE)}
+    return {
+        "path": item.path,
+        "name": item.name,
+        "frames": lead["frames"],
+        "duration_s": lead["duration_s"],
+        "keyframes": len(record["keyframes"]),
+        "segments": len(record["segments"]),
+        "qa": codes,
+        "outcome": None,
+        "timeline": folder / "timeline.json",
+        "report": folder / "report.html" if record["keyframes"] else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

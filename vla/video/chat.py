@@ -1,0 +1,75 @@
+"""Endpoints that speak OpenAI's protocol: vLLM, llama.cpp, Ollama, or a company's."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+
+AGAIN = (408, 409, 429)  # answers that a second try may change, beside 5xx
+
+
+class EndpointError(ValueError):
+    """The endpoint cannot be used at all; the message says what to change."""
+
+
+class NoReply(Exception):
+    """This one question was not answered; the next one may be."""
+
+
+class Endpoint:
+    """Posts JSON to paths below `url`; the key comes from the environment variable, if one is needed."""
+
+    def __init__(self, url: str, *, key_variable: str, timeout_s: float) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise EndpointError(f"url={url!r} is no address; give for example http://localhost:8000/v1")
+        self.url, self._key_variable, self._timeout_s = url.rstrip("/"), key_variable, timeout_s
+        key = os.environ.get(key_variable, "")
+        self._client = httpx2.Client(timeout=timeout_s, headers={"Authorization": f"Bearer {key}"} if key else {})
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the JSON answer; NoReply where another try may help, EndpointError where none will."""
+        where = f"{self.url}/{path}"
+        try:
+            response = self._client.post(where, json=body)
+        except httpx2.TimeoutException as error:
+            raise NoReply(f"no answer within {self._timeout_s:g} s") from error
+        except httpx2.HTTPError as error:
+            raise EndpointError(f"{where} cannot be reached ({error}): is it running, is url right?") from error
+        if response.status_code in AGAIN or response.status_code >= 500:
+            raise NoReply(f"the endpoint answered {response.status_code}")
+        if response.status_code >= 400:
+            raise EndpointError(
+                f"{where} refuses with {response.status_code}: {response.text[:300]!r}; check url, model and the key "
+                f"in the environment variable {self._key_variable}"
+            )
+        try:
+            return response.json()
+        except ValueError as error:
+            raise NoReply("the endpoint's answer is not JSON") from error
+
+
+class Chat:
+    """Sends one question at a time to a model at `url`/chat/completions."""
+
+    def __init__(self, url: str, model: str, *, key_variable: str, timeout_s: float, max_tokens: int) -> None:
+        self._endpoint = Endpoint(url, key_variable=key_variable, timeout_s=timeout_s)
+        self._model, self._max_tokens = model, max_tokens
+
+    def ask(self, text: str, images: Sequence[str] = ()) -> str:
+        """Return the answer to a text and images (data addresses); NoReply where there is none."""
+        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        content += [{"type": "image_url", "image_url": {"url": image}} for image in images]
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "max_tokens": self._max_tokens,
+        }
+        try:
+            answer = self._endpoint.post("chat/completions", body)["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise NoReply(f"the endpoint answered without a message ({error!r})") from error
+        if not isinstance(answer, str) or not answer.strip():
+            raise NoReply("the endpoint's message is empty")
+        return answer

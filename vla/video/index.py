@@ -1,0 +1,192 @@
+"""The search index of an analysed folder: every segment and flag as text, and as a vector where there is a model.
+
+`index.sqlite` holds `moments` (one row each), `words` (FTS5 over them) and `about` (schema, the embedding model).
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import numpy as np
+
+NAME, SCHEMA = "index.sqlite", "vla.index/1"
+RRF = 60  # reciprocal rank fusion, Cormack et al. 2009: a rank counts 1 / (RRF + rank)
+DEEP = 200  # moments of each ranking that are fused
+APART_S = 1.0  # hits of one item begin at least this far apart
+_WEIGHTS = "6.0, 1.0, 2.0"  # of label, task and reasons in BM25
+_TABLES = """
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE moments (id INTEGER PRIMARY KEY, item TEXT, folder TEXT, kind TEXT, start_s REAL, stop_s REAL,
+  label TEXT, task TEXT, why TEXT, picture TEXT, vector BLOB);
+CREATE VIRTUAL TABLE words USING fts5(label, task, why, content='moments', content_rowid='id',
+  tokenize='porter unicode61');
+"""
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors of length 1, near each other where the meanings are."""
+
+    @property
+    def identity(self) -> str:
+        """Vectors of another identity are not comparable."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32[N, D]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One found moment."""
+
+    item: str
+    folder: str  # of the item, beside the index
+    kind: str  # "segment" or "flag"
+    start_s: float
+    stop_s: float
+    label: str
+    why: str
+    picture: str  # of the nearest keyframe, inside `folder`; "" if there is none
+    score: float  # only comparable within one search
+    ranks: dict[str, int]  # "text" and "meaning", 1 is best, where it was found by it
+
+
+def build(out: Path, records: Iterable[tuple[str, Mapping[str, Any]]], embedder: Embedder | None) -> Path:
+    """Write the index of (folder of the item, its record) into `out` and return its path.
+
+    Vectors of an older index there are taken where text and model are the same.
+    """
+    path, partial = out / NAME, out / f".{NAME}.partial"
+    rows = [row for folder, record in records for row in _moments(folder, record)]
+    vectors = _vectors(path, [_text(row) for row in rows], embedder)
+    partial.unlink(missing_ok=True)
+    with closing(sqlite3.connect(partial)) as base:
+        base.executescript(_TABLES)
+        base.execute("INSERT INTO about VALUES ('schema', ?)", (SCHEMA,))
+        base.execute("INSERT INTO about VALUES ('embedder', ?)", (embedder.identity if embedder else "",))
+        for number, (row, vector) in enumerate(zip(rows, vectors, strict=True), start=1):
+            base.execute(f"INSERT INTO moments VALUES ({','.join('?' * 11)})", (number, *row.values(), vector))
+        base.execute("INSERT INTO words(words) VALUES ('rebuild')")
+        base.commit()
+    partial.replace(path)
+    return path
+
+
+def _moments(folder: str, record: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """Yield what can be found in an item: its segments, and what is wrong with the recording."""
+    source = record["source"]
+    found = [("segment", part, part["label"], "; ".join(part["why"])) for part in record["segments"]]
+    found += [("flag", flag, flag["code"].replace("_", " "), flag["words"]) for flag in record["qa"]]
+    for kind, part, label, why in found:
+        start_s, stop_s = part["start_s"], part["stop_s"]
+        nearest = min(record["keyframes"], key=lambda k, t=(start_s + stop_s) / 2: abs(k["time_s"] - t), default=None)
+        yield {
+            "item": source["name"],
+            "folder": folder,
+            "kind": kind,
+            "start_s": start_s,
+            "stop_s": stop_s,
+            "label": label,
+            "task": source["task"],
+            "why": why,
+            "picture": nearest["picture"] if nearest else "",
+        }
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return f"{row['label']}. {row['why']}. {row['task']}"
+
+
+def _vectors(path: Path, texts: Sequence[str], embedder: Embedder | None) -> list[bytes | None]:
+    if embedder is None:
+        return [None] * len(texts)
+    known: dict[str, bytes] = {}
+    if path.exists():
+        with closing(_opened(path)) as base:
+            if _about(base).get("embedder") == embedder.identity:
+                known = {_text(row): row["vector"] for row in base.execute("SELECT * FROM moments")}
+    fresh = list(dict.fromkeys(text for text in texts if text not in known))
+    if fresh:
+        known |= {text: vector.tobytes() for text, vector in zip(fresh, embedder.embed(fresh), strict=True)}
+    return [known[text] for text in texts]
+
+
+def search(out: Path, query: str, top: int, embedder: Embedder | None = None) -> list[Hit]:
+    """Return at most `top` moments, best first: ranked by BM25 and by vectors where there are any, fused.
+
+    ValueError where `out` has no index, the query has no word, or the vectors are of another model.
+    """
+    if not (out / NAME).is_file():
+        raise ValueError(f"{out} has no {NAME}: give the folder that vla analyze wrote (its out=)")
+    terms = re.findall(r"\w+", query)
+    if not terms or top < 1:
+        raise ValueError(f"query={query!r} with top={top} asks for nothing: give words, and top of 1 or more")
+    with closing(_opened(out / NAME)) as base:
+        about = _about(base)
+        if about.get("schema") != SCHEMA:
+            raise ValueError(f"{out / NAME} has schema {about.get('schema')!r}, {SCHEMA} is read: analyze again")
+        rankings = {"text": _by_text(base, terms)}
+        if embedder is not None:
+            rankings["meaning"] = _by_meaning(base, about["embedder"], query, embedder)
+        return _fused(base, rankings, top)
+
+
+def _by_text(base: sqlite3.Connection, terms: Sequence[str]) -> list[int]:
+    """Rank by BM25 what has any of the terms; quoted, so that no term is an operator."""
+    rows = base.execute(
+        f"SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words, {_WEIGHTS}), rowid LIMIT ?",
+        (" OR ".join(f'"{term}"' for term in terms), DEEP),
+    )
+    return [row[0] for row in rows]
+
+
+def _by_meaning(base: sqlite3.Connection, indexed: str, query: str, embedder: Embedder) -> list[int]:
+    if indexed != embedder.identity:
+        raise ValueError(
+            f"the index was made with the embedding model {indexed or 'none'!r}, the query would be with "
+            f"{embedder.identity!r}: search with the same one, or analyze again with this one"
+        )
+    rows = base.execute("SELECT id, vector FROM moments").fetchall()
+    if not rows:
+        return []
+    table = np.stack([np.frombuffer(row["vector"], np.float32) for row in rows])
+    near = table @ embedder.embed([query])[0]
+    return [rows[k]["id"] for k in np.argsort(-near, kind="stable")[:DEEP]]
+
+
+def _fused(base: sqlite3.Connection, rankings: Mapping[str, list[int]], top: int) -> list[Hit]:
+    ranks: dict[int, dict[str, int]] = {}
+    for name, ranking in rankings.items():
+        for rank, moment in enumerate(ranking, start=1):
+            ranks.setdefault(moment, {})[name] = rank
+    scores = {moment: sum(1 / (RRF + rank) for rank in own.values()) for moment, own in ranks.items()}
+    hits: list[Hit] = []
+    for moment in sorted(scores, key=lambda moment: (-scores[moment], moment)):
+        row = base.execute("SELECT * FROM moments WHERE id = ?", (moment,)).fetchone()
+        same = [hit for hit in hits if hit.folder == row["folder"] and hit.kind == row["kind"]]
+        if all(abs(hit.start_s - row["start_s"]) >= APART_S for hit in same):
+            fields = {name: row[name] for name in Hit.__annotations__ if name not in ("score", "ranks")}
+            hits.append(Hit(**fields, score=scores[moment], ranks=ranks[moment]))
+        if len(hits) == top:
+            break
+    return hits
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    base = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)
+    base.row_factory = sqlite3.Row
+    return base
+
+
+def _about(base: sqlite3.Connection) -> dict[str, str]:
+    """Read what the index says about itself; nothing where it is none of ours."""
+    try:
+        return dict(base.execute("SELECT key, value FROM about").fetchall())
+    except sqlite3.DatabaseError:
+        return {}

@@ -1,0 +1,130 @@
+"""Names segments with one of our own checkpoints, by the question that it was trained on: what comes next."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vla.model.checkpoint import DEFAULT, load
+from vla.model.prompts import ALL_FINISHED
+from vla.types import Observation
+from vla.video.segments import Segment
+from vla.video.words import Story
+
+ASKED = 5  # frames of a stretch that are asked about
+_PARTICLES = "in|into|on|onto|to|over|up|down|out|open|shut|closed|forward|back|and|then|next|beside|after|until|with"
+_NAME = re.compile(rf"\bthe (\w+ (?!(?:{_PARTICLES})\b)\w+)")  # "open the drawer, put the red cube in it": a red cube
+
+
+class PlanWords:
+    """Asks a checkpoint at several frames what the instruction demands next, given what it said before.
+
+    It needs an instruction and the checkpoint's cameras. A rest divides one subtask from the next; all segments
+    between two rests get one name, by vote. The model says what is done; which things it is done to is taken from the
+    instruction, in its order, wherever the model names others, for a small model mixes colours up.
+    """
+
+    def __init__(self, checkpoint: str | None = None, device: str = "cpu", threads: int | None = None) -> None:
+        folder = Path(checkpoint or DEFAULT)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._policy = load(folder, device=device)
+        with (folder / "model.safetensors").open("rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        self.identity = f"{folder.name} {weights}, plan/1"
+
+    def name(self, story: Story) -> list[Segment]:
+        """Name every stretch between rests, in the order of time."""
+        problem = self._unfit(story)
+        if problem:
+            return [replace(segment, problem=problem) for segment in story.segments]
+        named: list[Segment] = []
+        finished, told = [], 0  # subtasks that are over, and the place in the instruction up to which they were told
+        for stretch in between_rests(story.segments):
+            label, told, problem = self._next(story, stretch, finished, told)
+            if problem:
+                named += [replace(segment, problem=problem) for segment in stretch]
+            else:
+                finished.append(label)
+                named += [replace(segment, label=label, source=self.identity) for segment in stretch]
+        return named
+
+    def _unfit(self, story: Story) -> str:
+        """Say why this model cannot name these segments; empty if it can."""
+        if not story.item.task:
+            return "not named: the model reads plans out of an instruction, and none is known"
+        missing = set(self._policy.embodiment.cameras) - set(story.tracks)
+        if missing:
+            return f"not named: the model looks through cameras {sorted(missing)}, which are not there"
+        words = self._policy.unknown_words(story.item.task)
+        return f"not named: the model was never taught the words {words}" if words else ""
+
+    def _next(
+        self, story: Story, stretch: Sequence[Segment], finished: Sequence[str], told: int
+    ) -> tuple[str, int, str]:
+        """Return the subtask of a stretch and up to where the instruction is told with it, or what the problem is."""
+        active = [segment for segment in stretch if "set_off" not in segment.kinds] or stretch
+        start_s, stop_s = active[0].start_s, active[-1].stop_s
+        times_s = start_s + (np.arange(ASKED) + 0.5) / ASKED * (stop_s - start_s)
+        asked = [self._observation(story, float(time_s)) for time_s in times_s]
+        answers = _by_votes(self._policy.next_subtask(asked, [finished] * ASKED))
+        for answer in answers:
+            fitted = fit(answer, story.item.task, told)
+            if fitted is not None:
+                return *fitted, ""
+        if answers:
+            return "", told, f"not named: the model said {answers[0]!r}, which the instruction does not speak of"
+        again = _by_votes(self._policy.next_subtask(asked, [finished[:-1]] * ASKED)) if finished else []
+        if again and deed(again[0]) == deed(finished[-1]):
+            return finished[-1], told, ""  # nothing is left to do, so the last thing is tried once more
+        return "", told, "not named: the model takes the instruction for fulfilled"
+
+    def _observation(self, story: Story, time_s: float) -> Observation:
+        images = {camera: story.tracks[camera].picture(time_s) for camera in self._policy.embodiment.cameras}
+        state = np.zeros(len(self._policy.embodiment.joints), np.float32)  # is not read where words are asked for
+        return Observation(images, state, story.item.task, time_s)
+
+
+def between_rests(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Group segments; a new group begins where something sets off after a rest."""
+    groups: list[list[Segment]] = [[]]
+    for segment in segments:
+        groups[-1].append(segment)
+        if "set_off" in segment.kinds:
+            groups.append([])
+    return [group for group in groups if group]
+
+
+def _by_votes(answers: Sequence[str]) -> list[str]:
+    """Return the most common answer for each deed, the most common deed first, without those that name none."""
+    said = [answer for answer in answers if answer and answer != ALL_FINISHED]
+    deeds = [name for name, _ in Counter(map(deed, said)).most_common()]
+    return [Counter(answer for answer in said if deed(answer) == name).most_common(1)[0][0] for name in deeds]
+
+
+def deed(answer: str) -> str:
+    """Return an answer without the things that it names, such as "put the _ in the _"."""
+    return _NAME.sub("the _", answer)
+
+
+def fit(answer: str, instruction: str, told: int) -> tuple[str, int] | None:
+    """Return the answer with things that the instruction names from place `told` on, and the place after the last.
+
+    What the answer names is kept where the instruction names it too, in this order; else the next things that the
+    instruction names take its place. None where it names too few.
+    """
+    said = _NAME.findall(answer)
+    there = [(name[1], name.end()) for name in _NAME.finditer(instruction, told)]
+    names = [name for name, _ in there]
+    for first in range(len(names) - len(said) + 1):
+        if names[first : first + len(said)] == said:
+            return answer, there[first + len(said) - 1][1] if said else told
+    if len(names) < len(said):
+        return None
+    fresh = iter(names)
+    return _NAME.sub(lambda _: f"the {next(fresh)}", answer), there[len(said) - 1][1]

@@ -1,0 +1,75 @@
+"""What lies between boundaries: stretches in which one thing is done, first named by the events that end them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from vla.video.events import Event
+from vla.video.keyframes import boundaries, near, weights_among
+
+MEASURED = "events"  # the source of a label that no model gave
+DEEDS = {  # kind of the event that ends a segment -> what it is called until a model knows better
+    "grasp": "reach and grasp",
+    "release": "carry and let go",
+    "fumble": "reach and miss",
+    "gripper_closes": "close the gripper",
+    "gripper_opens": "open the gripper",
+    "finish": "act and withdraw",
+    "stop": "move and stop",
+    "set_off": "rest",
+    "effort_step": "approach until contact",
+    "stall": "move until blocked",
+    "pause": "move",
+    "dip": "move",
+    "turn": "move",
+    "novelty": "change the view",
+    "subgoal": "change the view",
+}
+LAST = "end"  # the segment that nothing ends but the video
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stretch; segments cover a video without holes or overlaps."""
+
+    start_s: float
+    stop_s: float
+    label: str
+    source: str = MEASURED  # who named it: MEASURED or a model
+    why: tuple[str, ...] = ()  # the events that end it, the weightiest first; none where the video ends
+    kinds: tuple[str, ...] = ()  # of the same events
+    problem: str = ""  # what kept a model from naming it
+
+    @property
+    def middle_s(self) -> float:
+        """Half way [s]."""
+        return (self.start_s + self.stop_s) / 2
+
+
+def cut(events: Sequence[Event], time_s: np.ndarray) -> list[Segment]:
+    """Divide the time from the first to the last of `time_s` at the boundaries that the events make."""
+    inner = boundaries(events, time_s)
+    edges = [float(time_s[0]), *inner, float(time_s[-1])]
+    segments, weights = [], weights_among(events)
+    for start_s, stop_s in pairwise(edges):
+        ending = near(events, stop_s, weights) if stop_s in inner else []
+        kinds = tuple(dict.fromkeys(event.kind for event in ending))
+        why = tuple(dict.fromkeys(event.words for event in ending))
+        segments.append(Segment(start_s, stop_s, DEEDS[kinds[0]] if kinds else LAST, why=why, kinds=kinds))
+    return segments
+
+
+def merged(segments: Sequence[Segment]) -> list[Segment]:
+    """Join neighbours to which a model gave one and the same label; the boundary between them is dropped."""
+    joined: list[Segment] = []
+    for segment in segments:
+        last = joined[-1] if joined else None
+        if last and last.source == segment.source != MEASURED and last.label == segment.label:
+            joined[-1] = Segment(
+                last.start_s, segment.stop_s, last.label, last.source, segment.why, segment.kinds, last.problem
+            )
+        else:
+            joined.append(segment)
+    return joined

@@ -1,0 +1,152 @@
+"""The record of one analysed item: `timeline.json`, the same as tables, and the pictures of its keyframes.
+
+timeline.json, schema "vla.timeline/1"; times in seconds since the item's first frame, from time stamps:
+
+    schema       "vla.timeline/1"
+    fingerprint  hash of content and settings: the same, the same record
+    settings     what the analysis was asked for; `words` names the model, "none" without one
+    source       name, episode (null for a file), task (the instruction, "" if unknown), fps and rows that a dataset
+                 states (null for a file), cameras {name: codec, width, height, rotation_deg, frames, duration_s}
+    keyframes    [frame (number in the first camera), time_s, score, why, kinds, picture (file beside this one)]
+    segments     [start_s, stop_s, label, source ("events", or the model that named it), why, kinds, problem]
+    events       [time_s, kind, signal ("state" or "pixels"), strength 0..1, words]
+    qa           [code, severity (error, warning or note), camera ("" for the state), start_s, stop_s, words, numbers]
+    figures      numbers by which a dataset is sorted: seconds, jerk_p95, static_share, CAMERA.blur ...
+    lags         {camera: seconds by which its pictures are later than the state, agreement (correlation), gain over
+                 no lag, shifts_s and correlations of all lags that were tried}
+
+Later versions of schema 1 only add keys. Nothing in it depends on when, where or how fast it was made.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.video.analysis import Analysis
+from vla.video.flag import Flag
+from vla.video.lag import Lag
+from vla.video.quality import Checked
+from vla.video.track import Track
+
+SCHEMA = "vla.timeline/1"
+PICTURES = "keyframes"  # folder beside timeline.json
+DIGITS = 6  # of every number
+
+
+def document(analysis: Analysis, *, fingerprint: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record as plain JSON values."""
+    item = analysis.item
+    return _plain(
+        {
+            "schema": SCHEMA,
+            "fingerprint": fingerprint,
+            "settings": dict(settings),
+            "source": {
+                "name": item.name,
+                "episode": item.episode,
+                "task": item.task,
+                "fps": item.fps,
+                "rows": item.rows,
+                "cameras": {camera: _camera(track) for camera, track in analysis.tracks.items()},
+            },
+            "keyframes": [
+                asdict(keyframe) | {"picture": f"{PICTURES}/{keyframe.frame:06d}.jpg"}
+                for keyframe in analysis.keyframes
+            ],
+            "segments": [asdict(segment) for segment in analysis.segments],
+            "events": [asdict(event) for event in analysis.events],
+            "qa": [asdict(flag) for flag in analysis.checked.flags],
+            "figures": analysis.checked.figures,
+            "lags": {camera: asdict(lag) for camera, lag in analysis.checked.lags.items()},
+        }
+    )
+
+
+def write(folder: Path, record: Mapping[str, Any], tracks: Mapping[str, Track]) -> Path:
+    """Write pictures, tables and timeline.json, in this order, into `folder`; return the path of timeline.json.
+
+    timeline.json comes last and at once, so that a folder that has it is complete.
+    """
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    for old in (folder / PICTURES).glob("*.jpg"):
+        old.unlink()
+    for keyframe in record["keyframes"]:
+        lead = next(iter(tracks.values()))
+        (folder / keyframe["picture"]).write_bytes(lead.thumbnail(lead.nearest_sample(keyframe["time_s"])))
+    for name in ("keyframes", "segments", "qa"):
+        _write_table(folder / f"{name}.csv", record[name])
+    path = folder / "timeline.json"
+    partial = folder / ".timeline.partial"
+    partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return the record in `folder`, None where there is none of this schema."""
+    try:
+        record = json.loads((folder / "timeline.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
+
+
+def checked(record: Mapping[str, Any]) -> Checked:
+    """Take the quality check back out of a record."""
+    flags = [Flag(**flag) for flag in record["qa"]]
+    figures = {name: float("nan") if value is None else value for name, value in record["figures"].items()}
+    curves = ("shifts_s", "correlations")
+    lags = {
+        camera: Lag(**lag | {name: np.array(lag[name], np.float64) for name in curves})
+        for camera, lag in record["lags"].items()
+    }
+    return Checked(flags, figures, lags)
+
+
+def _camera(track: Track) -> dict[str, Any]:
+    facts = track.facts
+    return {
+        "codec": facts.codec,
+        "width": facts.width,
+        "height": facts.height,
+        "rotation_deg": facts.rotation_deg,
+        "frames": len(track),
+        "duration_s": float(track.time_s[-1]),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Make lists of tuples, round numbers, and null of what is not finite, since JSON has no such number."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return round(float(value), DIGITS) + 0.0 if math.isfinite(value) else None
+    return value
+
+
+def _write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as CSV; lists become text with " | " between, and no cell can be taken for a formula."""
+    rows = list(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        if rows:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(rows[0])
+            writer.writerows([[_cell(value) for value in row.values()] for row in rows])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        value = " | ".join(map(str, value))
+    if isinstance(value, dict):
+        value = json.dumps(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
