@@ -54,7 +54,7 @@ def losses(
     steps = torch.arange(targets.shape[1], device=targets.device)
     counts = batch.counts & (steps >= batch.given_steps[:, None])
     grid = next(iter(network.vision.grids.values()), None)
-    _, named = network.words(batch.named_ids, batch.named_ids != processor.pad_id, outputs.visual)
+    _, named = network.words(batch.named_ids, batch.named_ids != processor.pad_id, outputs.seen)
     return {
         "action": action_loss(outputs.action_logits, targets, counts, sigma_bins),
         "completion": completion_loss(outputs, batch.progress, batch.done),
