@@ -37,7 +37,9 @@ def test_words_learn_from_boxes_to_look_at_what_they_name():
 
     for _ in range(300):
         word, visual, box, _ = scene()
-        loss = grounding_loss(grounding(word, grounding.seen(visual))[1], torch.zeros(64, 1, dtype=torch.long), box[:, None], (1, 6))
+        loss = grounding_loss(
+            grounding(word, grounding.seen(visual))[1], torch.zeros(64, 1, dtype=torch.long), box[:, None], (1, 6)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
