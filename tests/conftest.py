@@ -4,11 +4,18 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 
 from vla.cli import missing_libraries
 
 if sys.platform == "linux":  # render without a display; before anything imports mujoco
     os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+# The same examples in every run, so that a change is judged by what it changed; HYPOTHESIS_PROFILE=search looks for more.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("search", max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 def pytest_configure() -> None:

@@ -110,8 +110,11 @@ class Eyes:
 
 
 def served(planner, eyes, hierarchy=None, step=0):
-    hierarchy = hierarchy or Hierarchy("tidy up", Pacing())
-    Supervisor(planner, TABLETOP, eyes).serve([Turn(hierarchy, SEEN, step)])
+    """Let the planner speak at a step, and again while it is refused."""
+    hierarchy, supervisor = hierarchy or Hierarchy("tidy up", Pacing()), Supervisor(planner, TABLETOP, eyes)
+    for later in range(0, 50, 5):
+        if later == 0 or hierarchy.refused:
+            supervisor.serve([Turn(hierarchy, SEEN, step + later)])
     return hierarchy
 
 
@@ -184,3 +187,13 @@ def test_steps_are_read_in_order_and_another_planner_is_asked_what_the_grammar_c
 def test_every_instruction_of_the_world_comes_apart_into_its_steps(texts, random):
     said = texts[0] + "".join(random.choice(JOINS) + text for text in texts[1:])
     assert split_steps(said) == texts
+
+
+def test_after_a_refusal_the_planner_is_asked_about_a_later_frame():
+    hierarchy, supervisor = Hierarchy("tidy up", Pacing()), Supervisor(ScriptedPlanner(["dance"]), TABLETOP, Eyes([]))
+    asked = []
+    for step in range(60):
+        before = len(hierarchy.notes)
+        supervisor.serve([Turn(hierarchy, SEEN, step)])
+        asked += [step] * (len(hierarchy.notes) > before)
+    assert asked == [0, 10, 20, 30] and hierarchy.ended == "gave_up"

@@ -93,7 +93,7 @@ def test_a_planner_that_breaks_is_a_refusal_and_the_arm_holds(stepping, planner,
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(planner, "next_subtasks", broken)
-    texts = [look(stepping, 0.1 * i) for i in range(12)]
+    texts = [look(stepping, 0.5 * i) for i in range(12)]
     assert texts == [None] * 12 and stepping.hierarchy.ended == "gave_up"
     assert "out of memory" in stepping.hierarchy.notes[0].text
 

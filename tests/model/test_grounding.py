@@ -37,12 +37,14 @@ def test_words_learn_from_boxes_to_look_at_what_they_name():
 
     for _ in range(300):
         word, visual, box, _ = scene()
-        loss = grounding_loss(grounding(word, visual)[1], torch.zeros(64, 1, dtype=torch.long), box[:, None], (1, 6))
+        loss = grounding_loss(
+            grounding(word, grounding.seen(visual))[1], torch.zeros(64, 1, dtype=torch.long), box[:, None], (1, 6)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     word, visual, _, truth = scene()
-    assert (grounding(word, visual)[1][:, 0].argmax(-1) == truth).float().mean() > 0.95
+    assert (grounding(word, grounding.seen(visual))[1][:, 0].argmax(-1) == truth).float().mean() > 0.95
 
 
 def test_where_nothing_is_asked_there_is_no_loss():

@@ -8,6 +8,7 @@ import numpy as np
 from vla.video.state import State
 
 HEIGHT, WIDTH = 72, 96
+HOP = 15.0  # shorter moves out of a rest are no departures [pixels]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Scene:
     state: State
     fps: int
     deeds_s: list[float]  # a disc is grasped or let go
-    starts_s: list[float]  # the arm sets off to the next disc after a rest
+    starts_s: list[float]  # the arm sets off to the next disc after a rest, unless it is close by
 
 
 def record(seed: int = 0, fps: int = 10, discs: int = 2, rest_s: float = 1.0, speed: float = 50.0) -> Scene:
@@ -27,7 +28,7 @@ def record(seed: int = 0, fps: int = 10, discs: int = 2, rest_s: float = 1.0, sp
     plan = _Plan(fps, rng, speed)
     deeds_s, starts_s = [], []
     for disc in range(discs):
-        if disc:
+        if disc and np.linalg.norm(plan.discs[disc] - plan.place) > HOP:
             starts_s.append(plan.now_s)
         plan.go(plan.discs[disc])
         plan.grip(0.4, disc)

@@ -56,6 +56,7 @@ class Grammar:
                     one = Skill(text, name, named, skill.get("check", "").format(**filled))
                     for wording in (skill["say"], *skill.get("also", ())):
                         self._skills.setdefault(wording.format(**filled), one)
+        self._sentences = [skill.text for skill in self]
         if not self._skills:
             raise ValueError("a grammar needs at least one skill")
 
@@ -66,7 +67,7 @@ class Grammar:
         """
         clean = " ".join(text.lower().split()).rstrip(".")
         if clean not in self._skills:
-            nearest = difflib.get_close_matches(clean[:200], self._skills, n=1, cutoff=0.0)[0]
+            nearest = difflib.get_close_matches(clean[:200], self._sentences, n=1, cutoff=0.0)[0]
             raise PlanRefusedError(f"{text[:200]!r} is not a skill; the nearest is {nearest!r}")
         return self._skills[clean]
 

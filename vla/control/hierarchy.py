@@ -32,6 +32,7 @@ class Pacing:
     replan: bool = False  # check everything in the end, and do again what has come undone
     most_redone: int = 3  # subtasks done again in one run
     subtask_timeout_steps: int = 120  # then the planner is asked again
+    refused_steps: int = 10  # from a plan that was refused to the next question, about another frame
     attempts: int = 3  # at a subtask, before giving up and holding still
     linger_steps: int = 10  # recorded after success, or after the policy says that all is done
 
@@ -60,6 +61,7 @@ class Hierarchy:
         self.finished: list[Skill] = []
         self.failed = ""  # the lesson for the planner
         self.refused = ""
+        self.ask_step = 0  # not before this one is the planner asked again
         self.ended: str | None = None  # "done" or "gave_up"
         self.notes: list[Note] = []
         self._attempt, self._tried = 0, ""
@@ -103,7 +105,7 @@ class Hierarchy:
     def take_refusal(self, reason: str, step: int) -> None:
         """Note that the planner's words were not accepted; after as many as there are attempts, give up."""
         self._note(step, "refused", reason)
-        self.refused = reason
+        self.refused, self.ask_step = reason, step + self.pacing.refused_steps
         self._count("")
         if self._attempt > self.pacing.attempts:
             self._end("gave_up", step)

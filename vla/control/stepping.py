@@ -56,7 +56,8 @@ class Stepping:
         if not has_several_steps(observation.instruction):
             return observation.instruction
         hierarchy = self.hierarchy
-        if hierarchy.wants_plan or hierarchy.wants_checks:
+        due = hierarchy.wants_plan and self._step(observation.time_s) >= hierarchy.ask_step
+        if due or hierarchy.wants_checks:
             self._meanwhile, self._asked_s = hierarchy.subtask, observation.time_s
             self._thinking = self._thread.submit(
                 self._supervisor.serve, [Turn(hierarchy, observation, self._step(observation.time_s))]

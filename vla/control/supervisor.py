@@ -38,10 +38,10 @@ class Supervisor:
         self.planner, self.grammar, self.eyes = planner, grammar, eyes
 
     def serve(self, turns: Sequence[Turn]) -> None:
-        """Ask and answer until every hierarchy has something to do, has ended, or was refused."""
+        """Ask and answer until every hierarchy has something to do, has ended, or was refused for now."""
         for _ in range(ROUNDS):
             checks = [turn for turn in turns if turn.hierarchy.wants_checks]
-            plans = [turn for turn in turns if turn.hierarchy.wants_plan]
+            plans = [t for t in turns if t.hierarchy.wants_plan and t.step >= t.hierarchy.ask_step]
             if not checks and not plans:
                 return
             self._check(checks)
@@ -75,13 +75,15 @@ class Supervisor:
                 turn.hierarchy.take_refusal(str(error), turn.step)
 
     def _seen_in(self, observation: Observation, things: Sequence[str]):
-        """Point at things; return whether each was found, as a function of its name."""
+        """Look for things in two ways, and return whether each was found, as a function of its name.
+
+        What is there is found almost always; the shipped model also points at most things that are not there, so for
+        it this stops little. The grammar does not depend on it.
+        """
         boxes = self._ask([(observation, f"point to the {thing}") for thing in things], POINT_TOKENS)
-        found = {thing for thing, box in zip(things, boxes, strict=True) if box.startswith("<box")}
-        missing = [thing for thing in things if thing not in found]
-        answers = self._ask([(observation, f"is there {_article(t)} {t}") for t in missing], CHECK_TOKENS)
-        found |= {thing for thing, answer in zip(missing, answers, strict=True) if answer.strip() == "yes"}
-        return found.__contains__
+        answers = self._ask([(observation, f"is there {_article(t)} {t}") for t in things], CHECK_TOKENS)
+        told = zip(things, boxes, answers, strict=True)
+        return {thing for thing, box, yes in told if box.startswith("<box") or yes.strip() == "yes"}.__contains__
 
     def _ask(self, asked: Sequence[tuple[Observation, str]], max_tokens: int) -> list[str]:
         if not asked:

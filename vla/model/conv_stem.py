@@ -16,13 +16,18 @@ class ConvStemConfig(PretrainedConfig):
     model_type = "conv_stem"
 
     def __init__(
-        self, hidden_sizes: tuple[int, ...] = (24, 48, 96, 128), depths: tuple[int, ...] = (0, 1, 1, 1), **rest
+        self,
+        hidden_sizes: tuple[int, ...] = (24, 48, 96, 128),
+        depths: tuple[int, ...] = (0, 1, 1, 1),
+        unshuffle: int = 1,
+        **rest,
     ):
         super().__init__(**rest)
         if len(hidden_sizes) != len(depths):
             raise ValueError(f"hidden_sizes and depths need one entry a stage, got {hidden_sizes} and {depths}")
         self.hidden_sizes = list(hidden_sizes)
         self.depths = list(depths)
+        self.unshuffle = unshuffle
 
 
 class ResidualConv(nn.Module):
@@ -47,7 +52,7 @@ class ConvStemModel(PreTrainedModel):
     def __init__(self, config: ConvStemConfig) -> None:
         super().__init__(config)
         layers: list[nn.Module] = []
-        before = 3
+        before = 3 * config.unshuffle**2
         for channels, depth in zip(config.hidden_sizes, config.depths, strict=True):
             layers += [
                 nn.Conv2d(before, channels, 3, stride=2, padding=1, bias=False),
@@ -61,7 +66,16 @@ class ConvStemModel(PreTrainedModel):
 
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
         """Return the feature map as `last_hidden_state`."""
-        return BaseModelOutput(last_hidden_state=self.layers(pixel_values))  # pyright: ignore[reportArgumentType]
+        return BaseModelOutput(last_hidden_state=self.layers(_unshuffle(pixel_values, self.config.unshuffle)))  # pyright: ignore[reportArgumentType]
+
+
+def _unshuffle(pixels: Tensor, factor: int) -> Tensor:
+    """float[B, 3, H, W] -> float[B, 3 * factor^2, H / factor, W / factor] in channels-last order, nothing lost."""
+    if factor == 1:
+        return pixels
+    batch, channels, height, width = pixels.shape
+    blocks = pixels.permute(0, 2, 3, 1).reshape(batch, height // factor, factor, width // factor, factor * channels)
+    return blocks.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
 
 
 AutoConfig.register("conv_stem", ConvStemConfig)

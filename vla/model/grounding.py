@@ -15,6 +15,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+Seen = dict[str, tuple[Tensor, Tensor]]  # camera -> visual tokens float[B, P, D], keys float[B, 1 + P, D]
 
 
 class WordGrounding(nn.Module):
@@ -28,19 +31,26 @@ class WordGrounding(nn.Module):
         self.nothing = nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in cameras})
         self.found = nn.ModuleDict({name: nn.Linear(width, width) for name in cameras})
 
-    def forward(self, words: Tensor, visual: dict[str, Tensor], before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def seen(self, visual: dict[str, Tensor]) -> Seen:
+        """Make visual tokens float[B, P, D] of each camera ready to be named; all words about a frame share it."""
+        normed = {name: self.norm(tokens) for name, tokens in visual.items()}
+        return {
+            name: (tokens, torch.cat([self.nothing[name].expand(len(tokens), 1, -1), self.key(tokens)], dim=1))
+            for name, tokens in normed.items()
+        }
+
+    def forward(self, words: Tensor, seen: Seen, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Ground words.
 
-        words: float[B, L, D]; visual: camera -> float[B, P, D]; before: float[B, 1, D], the word before the first.
+        words: float[B, L, D]; seen: of the frames they speak about; before: float[B, 1, D], the word before the first.
         Returns the words with what they found, float[B, L, D], and for the first camera the log-probability that a
         word names a token, float[B, L, 1 + P], "nothing in sight" first.
         """
         before = torch.zeros_like(words[:, :1]) if before is None else before
-        query = self.query(torch.cat([before, words], dim=1).transpose(1, 2)).transpose(1, 2)
+        pairs = torch.cat([torch.cat([before, words[:, :-1]], dim=1), words], dim=-1)
+        query = functional.linear(pairs, self.query.weight.transpose(1, 2).flatten(1), self.query.bias)
         first, total = None, words
-        for name, tokens in visual.items():
-            tokens = self.norm(tokens)
-            keys = torch.cat([self.nothing[name].expand(len(tokens), 1, -1), self.key(tokens)], dim=1)
+        for name, (tokens, keys) in seen.items():
             scores = query @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5
             attention = scores.softmax(dim=-1)[..., 1:]
             total = total + self.found[name](attention @ tokens)

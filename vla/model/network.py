@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vla.model.actions import expectation_around_mode
-from vla.model.grounding import WordGrounding, waves
+from vla.model.grounding import Seen, WordGrounding, waves
 from vla.model.vision import VisionTower
 from vla.model.vocabulary import ACTION_BINS, LOCATIONS
 
@@ -57,7 +57,7 @@ class Outputs:
     progress: Tensor  # float[B], logit
     done: Tensor  # float[B], logit
     question_hidden: Tensor | None  # float[B, Q, D]
-    visual: Tensor  # float[B, P, D], the visual tokens
+    seen: Seen  # the visual tokens, ready to be named by further words
 
 
 class ActionTokenHead(nn.Module):
@@ -144,7 +144,8 @@ class Network(nn.Module):
         """
         visual = self.vision(images)
         actions = self.head.embed(given_actions, given_steps)
-        text, _ = self.words(text_ids, text_mask, visual)
+        seen = self.grounding.seen(self.vision.by_camera(visual))
+        text, _ = self.words(text_ids, text_mask, seen)
         parts = [visual, text, self.state(state)[:, None], actions]
         kinds = [IMAGE] * visual.shape[1] + [TEXT] * text_ids.shape[1] + [STATE] + [ACTION] * actions.shape[1]
         present = [visual.new_ones(visual.shape[:2], dtype=torch.bool), text_mask]
@@ -159,7 +160,7 @@ class Network(nn.Module):
             )
         ]
         if question_ids is not None and question_mask is not None:
-            question, _ = self.words(question_ids, question_mask, visual)
+            question, _ = self.words(question_ids, question_mask, seen)
             parts.append(question)
             kinds += [QUESTION] * question_ids.shape[1]
             present.append(question_mask)
@@ -170,12 +171,11 @@ class Network(nn.Module):
             hidden[:, after_text : after_text + actions.shape[1]], self.embedding.weight[self.action_ids]
         )
         question = hidden[:, after_text + actions.shape[1] :] if question_ids is not None else None
-        return Outputs(action_logits, completion[:, 0], completion[:, 1], question, visual)
+        return Outputs(action_logits, completion[:, 0], completion[:, 1], question, seen)
 
-    def words(self, ids: Tensor, mask: Tensor, visual: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embed words int[B, L] together with what they name among the visual tokens; see `WordGrounding`."""
-        embedded = self.embedding(ids) * mask.unsqueeze(-1)
-        return self.grounding(embedded, self.vision.by_camera(visual), before)
+    def words(self, ids: Tensor, mask: Tensor, seen: Seen, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Embed words int[B, L] together with what they name of what is seen; see `WordGrounding`."""
+        return self.grounding(self.embedding(ids) * mask.unsqueeze(-1), seen, before)
 
     def run(self, embeddings: Tensor, kinds: Tensor, present: Tensor, positions: Tensor) -> Tensor:
         """Embeddings float[B, N, D], kinds int[N], present bool[B, N], positions int[N] -> hidden float[B, N, D]."""
@@ -213,6 +213,7 @@ class Network(nn.Module):
     ) -> Tensor:
         """Answer left-padded prompts int[B, Q] with mask bool[B, Q], word by word -> ids int[B, <= max_tokens]."""
         visual = self.vision(images)
+        seen = self.grounding.seen(self.vision.by_camera(visual))
         count = visual.shape[1]
         everything = torch.ones(len(visual), 1, count, count, dtype=torch.bool, device=visual.device)
         positions = torch.arange(count, device=visual.device)[None].expand(len(visual), -1)
@@ -225,7 +226,7 @@ class Network(nn.Module):
         finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         answer = []
         for _ in range(max_tokens):
-            embedded, _ = self.words(ids, mask, visual, before)
+            embedded, _ = self.words(ids, mask, seen, before)
             hidden = self.language.base_model(
                 inputs_embeds=embedded,
                 attention_mask=present.long(),

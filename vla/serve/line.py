@@ -145,6 +145,7 @@ class Line:
         """Open a websocket; everything about it ends with `_stack`."""
         sock = socket.create_connection(self._address, timeout=self._open_s)
         self._stack.callback(sock.close)
+        sock.settimeout(None)  # else Python waits for that timeout when it sends, and not for the one of the socket
         dialled = connect(
             self.url,
             sock=sock,

@@ -1,6 +1,8 @@
 """From a batch to one number: augmentation, forward pass, weighted losses."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ def losses(
     steps = torch.arange(targets.shape[1], device=targets.device)
     counts = batch.counts & (steps >= batch.given_steps[:, None])
     grid = next(iter(network.vision.grids.values()), None)
-    _, named = network.words(batch.named_ids, batch.named_ids != processor.pad_id, outputs.visual)
+    _, named = network.words(batch.named_ids, batch.named_ids != processor.pad_id, outputs.seen)
     return {
         "action": action_loss(outputs.action_logits, targets, counts, sigma_bins),
         "completion": completion_loss(outputs, batch.progress, batch.done),
@@ -63,6 +65,19 @@ def losses(
     }
 
 
-def total(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Weighted sum; every part needs a weight."""
-    return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+@dataclass
+class Objective:
+    """What a part of a batch costs the network; random numbers depend on seed, step and number of the part alone."""
+
+    processor: Processor
+    settings: Mapping[str, Any]  # keyword arguments of `losses`
+    weights: Mapping[str, float]  # of every loss
+    seed: int
+    bf16: bool
+
+    def __call__(self, network: Network, part: Batch, step: int, number: int) -> dict[str, Tensor]:
+        """Return all losses and their weighted sum `total`."""
+        generator = torch.Generator().manual_seed(hash((self.seed, step, number)) % 2**31)
+        with torch.autocast(part.state.device.type, torch.bfloat16, enabled=self.bf16):
+            parts = losses(network, self.processor, part, generator=generator, **self.settings)
+        return parts | {"total": torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()}

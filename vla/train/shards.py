@@ -1,60 +1,169 @@
-"""Data parallelism between the cores of one processor: each thread runs its share of the batch on one core.
+"""Data parallelism between the cores of one processor: each process runs its share of the batch on one core.
 
-Small networks spend much of their time in operations too short to be split over cores. Splitting the batch instead
-keeps every core busy. Weights and their gradients are shared; batch statistics are each thread's own.
+Small networks spend much of their time in operations too short to be split over cores, and threads of one interpreter
+wait for each other between them. Weights live in shared memory; every step the other processes get their part of the
+batch and hand back gradients, in an order that does not depend on who is faster.
 """
 
-import copy
+import signal
+import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.multiprocessing
+from torch import Tensor, nn
 
 from vla.model.network import Network
 from vla.train.batches import Batch
 
+Loss = Callable[[Network, Batch, int, int], dict[str, Tensor]]
+
+
+class Worker(NamedTuple):
+    """One of the other processes, as the first sees it."""
+
+    process: Any
+    pipe: Connection
+    gradients: list[Tensor]  # in shared memory, one a parameter
+
 
 class Shards:
-    """Replicas of a network that share its parameters, a thread for each."""
+    """Shares of a batch side by side.
 
-    def __init__(self, network: Network, count: int) -> None:
-        """Make `count` threads of one core each; with count 1 everything runs as usual."""
-        parameters = {id(parameter): parameter for parameter in network.parameters()}
-        self.networks = [network, *(copy.deepcopy(network, dict(parameters)) for _ in range(count - 1))]
-        self.pool = None
+    Each share computes `loss(network, part of the batch, step, number of the part)` with batch statistics of its own;
+    all go on with their mean. Other processes end with `close`, or at the end of a `with` block.
+    """
+
+    def __init__(self, network: Network, count: int, loss: Loss) -> None:
+        """Start `count - 1` processes of one core each, which need a `loss` that can be pickled; 1 runs all here."""
+        self.network, self.count, self.loss = network, count, loss
+        self.workers: list[Worker] = []
         if count > 1:
             torch.set_num_threads(1)  # also between the passes, where waking other cores costs more than it gains
-            self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+            network.share_memory()
+            self.workers = [self._start(number) for number in range(1, count)]
 
-    def backward(self, batch: Batch, loss: Callable[[Network, Batch, int], dict[str, Tensor]]) -> dict[str, float]:
-        """Add the mean gradient of `loss(network, part of the batch, number of the part)["total"]`; return all means.
+    def _start(self, number: int) -> Worker:
+        context = torch.multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        flat = torch.zeros(sum(parameter.numel() for parameter in self.network.parameters())).share_memory_()
+        arguments = (theirs, self.network, flat, self.loss, number, self.count)
+        process = context.Process(target=_work, args=arguments, daemon=True, name=f"shard {number}")
+        process.start()
+        theirs.close()
+        return Worker(process, mine, _views(flat, self.network))
 
-        Raises ValueError when the batch is too small to give every core a part.
+    def __enter__(self) -> "Shards":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the other processes."""
+        for worker in self.workers:
+            worker.pipe.close()
+        for worker in self.workers:
+            worker.process.join(timeout=5)
+            worker.process.kill()
+        self.workers = []
+
+    def backward(self, batch: Batch, step: int) -> dict[str, float]:
+        """Add the mean gradient of the parts' losses `total`; return the means of all losses.
+
+        Raises ValueError when the batch is too small to give every core a part, RuntimeError when a process failed.
         """
-        count = len(self.networks)
-        if len(batch.state) < count:
+        if len(batch.state) < self.count:
             raise ValueError(
-                f"a batch of {len(batch.state)} cannot be split over {count} cores: raise batch_size= or set shards=1"
+                f"a batch of {len(batch.state)} cannot be split over {self.count} cores: "
+                "raise batch_size= or set shards=1"
             )
-        parts = batch.split(count)
-
-        def run(number: int) -> dict[str, float]:
-            losses = loss(self.networks[number], parts[number], number)
-            (losses["total"] / count).backward()
-            return {name: float(value.detach()) for name, value in losses.items()}
-
-        if self.pool is None:
-            return run(0)
-        results = list(self.pool.map(run, range(count)))
-        self._share_statistics()
-        return {name: sum(result[name] for result in results) / count for name in results[0]}
+        first, *others = batch.split(self.count)
+        statistics = [buffer.numpy() for buffer in _statistics(self.network)] if others else []
+        for worker, part in zip(self.workers, others, strict=True):
+            worker.pipe.send((_packed(part), statistics, step))
+        results = [_run(self.network, first, self.loss, step, 0, self.count)]
+        if self.workers:
+            results += self._gather()
+        return {name: sum(result[name] for result in results) / self.count for name in results[0]}
 
     @torch.no_grad()
-    def _share_statistics(self) -> None:
-        """Give every replica the mean of the batch statistics."""
-        for buffers in zip(*(network.buffers() for network in self.networks), strict=True):
-            if buffers[0].is_floating_point():
-                mean = torch.stack(buffers).mean(0)
-                for buffer in buffers:
-                    buffer.copy_(mean)
+    def _gather(self) -> list[dict[str, float]]:
+        """Wait for the others, in order; add up their gradients and take the mean of the batch statistics."""
+        results, statistics = [], [_statistics(self.network)]
+        for worker in self.workers:
+            try:
+                losses, theirs = worker.pipe.recv()
+            except EOFError:
+                raise RuntimeError(f"{worker.process.name} of {self.count} ended unexpectedly, see above") from None
+            results.append(losses)
+            statistics.append([torch.from_numpy(value) for value in theirs])
+            pairs = zip(self.network.parameters(), worker.gradients, strict=True)
+            used = [(parameter.grad, gradient) for parameter, gradient in pairs if parameter.grad is not None]
+            torch._foreach_add_([mine for mine, _ in used], [gradient for _, gradient in used])  # pyright: ignore
+        for mine, *theirs in zip(*statistics, strict=True):
+            mine.copy_(torch.stack([mine, *theirs]).mean(0))
+        return results
+
+
+def _work(pipe: Connection, network: Network, flat: Tensor, loss: Loss, number: int, count: int) -> None:
+    """Run the passes that come through the pipe until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process' affair
+    torch.set_num_threads(1)
+    for module in network.modules():  # weights stay shared, statistics become this process' own
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.clone())
+    for parameter, gradient in zip(network.parameters(), _views(flat, network), strict=True):
+        parameter.grad = gradient
+    try:
+        while True:
+            packed, statistics, step = pipe.recv()
+            flat.zero_()
+            for mine, shared in zip(_statistics(network), statistics, strict=True):
+                mine.copy_(torch.from_numpy(shared))
+            losses = _run(network, _unpacked(packed), loss, step, number, count)
+            pipe.send((losses, [buffer.numpy() for buffer in _statistics(network)]))
+    except EOFError:
+        return
+    except Exception:
+        traceback.print_exc()
+
+
+def _run(network: Network, part: Batch, loss: Loss, step: int, number: int, count: int) -> dict[str, float]:
+    losses = loss(network, part, step, number)
+    (losses["total"] / count).backward()
+    return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def _statistics(network: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+
+
+def _views(flat: Tensor, network: nn.Module) -> list[Tensor]:
+    """Cut a vector into tensors laid out like the parameters."""
+    views, start = [], 0
+    for parameter in network.parameters():
+        views.append(flat.as_strided(parameter.shape, parameter.stride(), start))
+        start += parameter.numel()
+    return views
+
+
+def _packed(part: Batch) -> dict[str, Any]:
+    """Arrays instead of tensors: a pickled tensor carries all of the memory that it is a view of."""
+
+    def pack(value: Any) -> Any:
+        return value.numpy() if isinstance(value, Tensor) else value
+
+    images = {name: pack(image) for name, image in part.images.items()}
+    return {name: pack(value) for name, value in vars(part).items()} | {"images": images}
+
+
+def _unpacked(packed: dict[str, Any]) -> Batch:
+    def unpack(value: Any) -> Any:
+        return torch.from_numpy(value) if hasattr(value, "dtype") else value
+
+    tensors: dict[str, Any] = {name: unpack(value) for name, value in packed.items()}
+    tensors["images"] = {name: unpack(image) for name, image in packed["images"].items()}
+    return Batch(**tensors)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -26,8 +24,8 @@ from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
 from vla.result import write_result
-from vla.train.batches import Batch, Batches, Labels
-from vla.train.objective import losses, total
+from vla.train.batches import Batches, Labels
+from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
 from vla.train.shards import Shards
 from vla.train.snapshot import load_snapshot, save_snapshot
@@ -114,21 +112,19 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
             out / "checkpoints" / "last", architecture, average.weights, processor, record, _storage(config["store"])
         )
 
-    def compute(model: Network, part: Batch, number: int, step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(hash((seed, step, number)) % 2**31)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            parts = losses(model, processor, part, generator=generator, **config["objective"])
-        return parts | {"total": total(parts, config["loss_weights"])}
-
     # Loop.
     bf16 = _bf16(config["precision"], device)
-    replicas = Shards(network, shards)
+    objective = Objective(processor, config["objective"], config["loss_weights"], seed, bf16)
     log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"])
     loss_value, start, leg_s = done["loss"], done["step"], 60 * (config["leg_minutes"] or math.inf)
     loop_s = time.monotonic()
     step = start
     smooth: dict[str, float] = {}
-    with ThreadPoolExecutor(1) as loader, tqdm(total=steps, initial=start, desc="train", unit="step") as bar:
+    with (
+        Shards(network, shards, objective) as replicas,
+        ThreadPoolExecutor(1) as loader,
+        tqdm(total=steps, initial=start, desc="train", unit="step") as bar,
+    ):
         upcoming = loader.submit(batches.__getitem__, start) if start < steps else None
         for step in range(start, steps):
             assert upcoming is not None
@@ -137,7 +133,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, steps, config["learning_rate"], config["warmup_steps"])
             optimizer.zero_grad(set_to_none=True)
-            parts = replicas.backward(batch, partial(compute, step=step))
+            parts = replicas.backward(batch, step)
             loss_value = parts["total"]
             if not math.isfinite(loss_value):
                 raise FloatingPointError(
