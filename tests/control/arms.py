@@ -59,7 +59,7 @@ class Arm:
         if not self.trouble("see") and (self.frame is None or now_s >= self.frame.time_s + 0.04 - 1e-9):
             brightness = int(127 + 100 * self.joints[0] / 1.5)
             image = np.full((32, 48, 3), brightness, np.uint8)
-            image[16:] = 10
+            image[16:] = 10  # there is always something to see
             self.frame = Frame(image, now_s)
         return self.frame
 

@@ -143,6 +143,17 @@ def test_a_late_camera_shows_true_times_and_loses_nothing():
     assert min(ages) == pytest.approx(0.1) and max(ages) == pytest.approx(0.12)
 
 
+def test_swapped_cameras_show_what_the_other_one_sees():
+    bench = Bench()
+    bench.robot.cameras["wrist"] = other = Robot(bench.clock)
+    other.frame = Frame(PICTURE[::-1], 200.0)
+    swapped = [fault("camera", "wrong", how="swapped")]
+    injection = Injection(swapped, bench.robot, bench.policy, bench.clock, hardware=False)
+    shown = bench.ticks(10, injection.robot.cameras["front"].latest)
+    assert np.array_equal(shown[0].image, PICTURE) and np.array_equal(shown[-1].image, PICTURE[::-1])
+    assert shown[-1].time_s < 101.0
+
+
 @pytest.mark.parametrize(
     ("kind", "how", "check"),
     [
@@ -150,7 +161,7 @@ def test_a_late_camera_shows_true_times_and_loses_nothing():
         ("garbage", "dark", lambda image: not image.any()),
         ("garbage", "bright", lambda image: (image == 255).all()),
         ("garbage", "shape", lambda image: image.shape == (16, 48, 3)),
-        ("wrong", "", lambda image: image.shape == (24, 16, 3)),
+        ("wrong", "turned", lambda image: image.shape == (24, 16, 3)),
     ],
 )
 def test_pictures_are_spoiled_with_times_that_go_on(kind, how, check):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from stat import S_ISDIR
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -209,6 +210,15 @@ def test_a_failure_at_any_step_of_joining_loses_nothing(tmp_path, monkeypatch, s
     assert dataset.column("index").tolist() == list(range(14))
     assert dataset.stats["observation.images.front"]["count"] == [14]
     assert len(list(tmp_path.glob("videos/*/*/*"))) == len(list(tmp_path.glob("data/*/*"))) == 2
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    done, replace = [], os.replace
+    kinds = {True: "folder", False: "file"}
+    monkeypatch.setattr(os, "fsync", lambda opened: done.append(kinds[S_ISDIR(os.fstat(opened).st_mode)]))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("rename"), replace(*paths)))
+    schema.write_json(tmp_path / "meta/info.json", {"fps": 10})
+    assert done == ["file", "rename", "folder"]
 
 
 def test_staged_copy_of_a_joined_episode_is_dropped(root, tmp_path):

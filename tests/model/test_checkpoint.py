@@ -1,6 +1,8 @@
 """A checkpoint comes back as it was; anything missing, foreign or edited is refused by name."""
 
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +49,35 @@ def test_the_second_save_replaces_the_first_and_keeps_the_card(saved):
     assert json.loads((folder / "provenance.json").read_text())["steps"] == 4
     assert (folder / "README.md").read_text() == "card" and (folder / "demo.jpg").read_bytes() == b"picture"
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_full_disk_leaves_the_old_checkpoint(saved, monkeypatch, room):
+    """No room for the weights, or for one of the documents after them."""
+    policy, folder = saved
+    new = tiny_config(policy.processor.tokenizer), policy.network.state_dict(), policy.processor, {"steps": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", limited(save_file, room))
+        patch.setattr(Path, "write_text", limited(Path.write_text, room - 1))
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save(folder, *new)
+    assert json.loads((folder / "provenance.json").read_text())["steps"] == 3
+    assert checkpoint.load(folder).embodiment == policy.embodiment
+    checkpoint.save(folder, *new)
+    assert json.loads((folder / "provenance.json").read_text())["steps"] == 4
+
+
+def limited(write, times):
+    """Return a way to write that finds the disk full after so many times."""
+    written = []
+
+    def write_or_fail(*arguments, **more):
+        if len(written) >= times:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(1)
+        return write(*arguments, **more)
+
+    return write_or_fail
 
 
 @pytest.mark.parametrize("name", checkpoint.FILES)

@@ -26,4 +26,6 @@ def main(config: DictConfig) -> None:
 def _words(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{len(value)} lines"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,8 @@ from math import inf
 from vla.control.severity import State
 
 NORMAL, DEGRADED, HOLD, STOP1, ESTOP = State.NORMAL, State.DEGRADED, State.HOLD, State.STOP1, State.ESTOP
-REACH, GRASP, CARRY, START = "reach", "grasp", "carry", "start"
+START, REACH, GRASP, CARRY = "start", "reach", "grasp", "carry"
+ALL = (REACH, GRASP, CARRY)  # near and far from contact, and with the object in the hand
 CHUNK_S = 2.0  # until the last chunk is over and its last command too old: 16 steps of 0.1 s, 0.1 s, and a look
 SOON_S, TICK_S = 0.15, 0.0201  # one frame of the cameras; one tick
 
@@ -52,11 +53,12 @@ ROWS = (
     Row("camera late by 60 ms", {2: (NORMAL, 0)}, "camera", "delayed", amount=0.06, phases=(CARRY,)),
     Row("camera late by 300 ms", {2: (DEGRADED, 0.3)}, "camera.front", "delayed", amount=0.3, phases=(CARRY,)),
     Row("camera late by 800 ms", {2: (HOLD, 0.6)}, "camera.front", "delayed", amount=0.8, phases=(CARRY,)),
-    Row("camera loses 10 % of its frames", {1: (NORMAL, 0)}, "camera.wrist", "intermittent", amount=0.1),
+    Row("camera loses 10 % of its frames", {1: (NORMAL, 0)}, "camera.wrist", "intermittent", amount=0.1, phases=ALL),
     Row("camera loses nearly all frames", {2: (HOLD, 0.65)}, "camera", "intermittent", amount=0.99, phases=(CARRY,)),
     Row("camera slow: a frame in 0.3 s", {2: (DEGRADED, 0.3)}, "camera.front", "slow", amount=0.3, phases=(CARRY,)),
     Row("half frames", {0.2: (DEGRADED, SOON_S), 2: (HOLD, 0.7)}, "camera.front", "garbage", "shape", phases=(CARRY,)),
-    Row("camera swapped or of another resolution", {inf: (REFUSED, 0)}, "camera.front", "wrong", phases=(START,)),
+    Row("camera of another resolution, turned", {inf: (REFUSED, 0)}, "camera.front", "wrong", phases=(START,)),
+    Row("cameras swapped", {inf: (REFUSED, 0)}, "camera", "wrong", "swapped", phases=(START,)),
     Row("camera removed and put back", {0.06: (NORMAL, 0), 0.35: (DEGRADED, 0.3), 2: (HOLD, 0.6)}, "camera", "off"),
     # 5.2 policy and chunks
     Row("NaN or infinity in a chunk", {0.6: (DEGRADED, 0.6), 3: (HOLD, CHUNK_S)}, "policy", "garbage", "nan"),
@@ -125,7 +127,7 @@ ROWS = (
     # 5.4 bus, servos, mechanics
     Row("noise on the bus", {0.02: (DEGRADED, TICK_S), 1: (HOLD, 0.1)}, "bus", "garbage"),
     Row("the reply before, again and again", {1: (HOLD, 0.1)}, "bus", "stuck"),
-    Row("a servo does not answer", {0.02: (HOLD, TICK_S), 1: (HOLD, TICK_S)}, "bus", "wrong", "servo"),
+    Row("a servo does not answer", {0.02: (HOLD, TICK_S), 1: (HOLD, TICK_S)}, "bus", "wrong", "servo", phases=ALL),
     Row("a servo has shut down", {0.5: (STOP1, TICK_S)}, "bus", "wrong", "latched", acknowledged=True),
     Row("a joint is blocked", {2: (STOP1, 1.5)}, "bus", "wrong", "blocked", phases=(START,), acknowledged=True),
     Row("encoder leaps by 2 pi", {0.02: (DEGRADED, TICK_S), 1: (HOLD, 0.1)}, "bus", "wrong", "wrap"),
@@ -168,10 +170,30 @@ ROWS = (
     Row("checkpoint: USB unplugged", {0.5: (HOLD, TICK_S)}, "bus", "off", phases=(REACH,), checkpoint=True),
 )
 
-ELSEWHERE = {  # rows of data on disk and of processes, which no control loop takes part in -> the tests that judge them
-    "kill -9 while saving or recording": "tests/data/test_writer.py",
-    "oversized, truncated and malformed messages": "tests/serve/test_wire.py",
-    "corrupt files, gaps in the index": "tests/data/test_dataset.py",
-    "exact resume after a kill": "tests/train/test_train.py",
-    "limits under fuzz, contacts": "tests/control/test_guard_fuzz.py",
+_WRITER, _WIRE, _SERVER = "tests/data/test_writer.py", "tests/serve/test_wire.py", "tests/serve/test_server.py"
+ELSEWHERE = {  # rows of data on disk, messages and processes, which no control loop takes part in -> who judges them
+    "chunks out of order": "tests/control/test_executor.py::test_an_answer_to_an_older_frame_is_not_followed",
+    "limits under fuzz": "tests/control/test_guard_fuzz.py::test_no_limit_is_broken",
+    "contacts under fuzz": "tests/control/test_guard_fuzz.py::test_nothing_is_touched",
+    "server stopped, killed -9 and back": "tests/serve/test_serve.py::test_a_client_survives_a_hung_server_and_kill_9",
+    "server accepts and says nothing": (
+        "tests/serve/test_client.py::test_a_server_that_accepts_and_says_nothing_misses_the_deadline"
+    ),
+    "an old reply after its deadline": (
+        "tests/serve/test_client.py::test_an_answer_after_the_deadline_is_not_taken_for_the_next_one"
+    ),
+    "truncated and malformed messages": f"{_WIRE}::test_a_torn_or_spoiled_message_is_a_message_or_refused",
+    "a message that unfolds to gigabytes": f"{_WIRE}::test_a_bomb_takes_less_than_twice_the_message_cap",
+    "oversized messages": f"{_SERVER}::test_a_message_beyond_the_cap_is_not_even_read",
+    "many connections": f"{_SERVER}::test_connections_beyond_the_cap_are_refused_until_one_closes",
+    "a peer that does not read": f"{_SERVER}::test_a_client_that_does_not_read_does_not_hold_up_the_others",
+    "kill -9 while saving or recording": f"{_WRITER}::test_kill_loses_at_most_the_episode_in_progress",
+    "power loss": f"{_WRITER}::test_a_file_is_on_the_disk_before_it_takes_its_name",
+    "disk full while collecting": f"{_WRITER}::test_full_disk_says_what_to_do",
+    "disk full while saving a checkpoint": "tests/model/test_checkpoint.py::test_a_full_disk_leaves_the_old_checkpoint",
+    "corrupt files": "tests/data/test_dataset.py::test_a_cut_off_video_is_an_error",
+    "gaps in the index": "tests/data/test_foreign.py::test_missing_rows_are_noticed",
+    "exact resume after a kill": (
+        "tests/train/test_train.py::test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one"
+    ),
 }

@@ -1,9 +1,10 @@
 """Does the loop end up in the right state whatever fails, soon enough, without dropping what it carries?"""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, pairwise
 from math import inf, isfinite
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ class Verdict:
 def measure(
     *,
     seed: int,
+    out: str,
     scenes: int,
     only: str,
     connect: Callable[..., Robot],
@@ -75,7 +77,7 @@ def measure(
 
     `scenes` scenes take turns. A scenario is right if the state that was reached is the expected one, was reached in
     time, no command broke a limit, a hold stood still, the object was not dropped, and the task was finished where the
-    loop must go on by itself.
+    loop must go on by itself. `out`/table.md shows the table for people, a line for each row.
     """
     stage = Stage(connect, demonstrate, collides, strategy, skills, instruction, pick, hz, latency_ms / 1000)
     hangar = Hangar(stage, checkpoint)
@@ -86,7 +88,11 @@ def measure(
     with tqdm(todo, desc="faults", unit="scenario", leave=False) as bar:
         for scenario in bar:
             table.append(line(scenario, hangar.judge(scenario)))
+            if not table[-1]["ok"]:
+                bar.write(f"not right: {table[-1]}")
             bar.set_postfix_str(f"{sum(entry['ok'] for entry in table)}/{len(table)} right")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    (Path(out) / "table.md").write_text(for_people(table))
     return {
         "scenarios": len(table),
         "right": sum(entry["ok"] for entry in table),
@@ -117,6 +123,20 @@ def line(scenario: Scenario, verdict: Verdict) -> dict[str, Any]:
         "ok": not verdict.wrong,
         "wrong": list(verdict.wrong),
     }
+
+
+def for_people(table: Iterable[Mapping[str, Any]]) -> str:
+    """Return the table as Markdown, scenarios of one fault and one expected state in one line."""
+    rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in table:
+        rows.setdefault((entry["fault"], entry["expected"]), []).append(entry)
+    lines = ["| fault | phase | for [s] | state | after [ms], at most | right |", "| --- " * 6 + "|"]
+    for (fault, expected), entries in rows.items():
+        phases, durations = (", ".join(dict.fromkeys(str(e[key]) for e in entries)) for key in ("phase", "duration"))
+        slowest_ms = max((e["detect_ms"] for e in entries if e["detect_ms"] is not None), default="")
+        right = f"{sum(entry['ok'] for entry in entries)} of {len(entries)}"
+        lines.append(f"| {fault} | {phases} | {durations} | {expected} | {slowest_ms} | {right} |")
+    return "\n".join(lines) + "\n"
 
 
 class Hangar:

@@ -40,7 +40,11 @@ class FaultyRobot:
     def __init__(self, robot: Robot, faults: Faults):
         """Take the robot and what will be wrong with it."""
         self._robot, self._faults = robot, faults
-        self.cameras = {name: FaultyCamera(name, camera, faults) for name, camera in robot.cameras.items()}
+        names = list(robot.cameras)
+        self.cameras = {
+            name: FaultyCamera(name, robot.cameras[name], robot.cameras[other], faults)
+            for name, other in zip(names, names[1:] + names[:1], strict=True)
+        }
         self._past: deque[Measurement] = deque()
         self._blocked: np.ndarray | None = None  # where the joints were when the first one got stuck
 
@@ -110,9 +114,9 @@ class FaultyRobot:
 class FaultyCamera:
     """Another camera, seen through faults of "camera" or "camera.NAME"."""
 
-    def __init__(self, name: str, camera: Camera, faults: Faults):
-        """Take the camera and what will be wrong with it."""
-        self._name, self._camera, self._faults = f"camera.{name}", camera, faults
+    def __init__(self, name: str, camera: Camera, other: Camera, faults: Faults):
+        """Take the camera, another one that it may be mistaken for, and what will be wrong with it."""
+        self._name, self._camera, self._other, self._faults = f"camera.{name}", camera, other, faults
         self._seen: Frame | None = None  # the newest of the camera
         self._shown: Frame | None = None
         self._queue: deque[Frame] = deque()
@@ -147,6 +151,8 @@ class FaultyCamera:
             return self._shown is None or frame.time_s - self._shown.time_s >= fault.amount
         if fault.kind is Kind.INTERMITTENT:
             return not self._faults.drops(fault)
+        if fault.how == "swapped":
+            return self._other.latest() is not None
         return fault.kind is not Kind.OFF
 
     def _changed(self, fault: Fault, frame: Frame) -> Frame:
@@ -154,7 +160,10 @@ class FaultyCamera:
         if fault.kind is Kind.STUCK:
             self._frozen = self._frozen or self._shown or frame
             image = self._frozen.image
-        elif fault.kind is Kind.WRONG:  # another camera's frame, half as large and turned
+        elif fault.how == "swapped":
+            other = self._other.latest()
+            image = image if other is None else other.image
+        elif fault.how == "turned":  # and of another resolution
             image = np.ascontiguousarray(np.rot90(image)[::2, ::2])
         elif fault.how == "dark":
             image = np.zeros_like(image)

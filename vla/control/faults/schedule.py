@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
 PLAIN: dict[Kind, tuple[str, ...]] = dict.fromkeys(Kind, ("",))
 POSSIBLE: dict[str, dict[Kind, tuple[str, ...]]] = {  # part -> kind -> the words for `how`, the first by default
-    "camera": {**PLAIN, Kind.GARBAGE: ("dark", "bright", "shape")},
+    "camera": {**PLAIN, Kind.GARBAGE: ("dark", "bright", "shape"), Kind.WRONG: ("turned", "swapped")},
     "policy": {
         **PLAIN,
         Kind.GARBAGE: ("nan", "shape", "object"),
