@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.robots.plant import Plant
+from envs.robots.plant import Plant, UnstableError
 from envs.robots.robot import Frame, Measurement
 from envs.robots.twin import SteppedCamera, Twin
 from envs.tabletop import scene
@@ -84,11 +84,18 @@ class Trial:
         """Let physics pass up to now, and expose frames and judge control steps on the way."""
         target_s = self._now() - self._began_s + scene.TIMESTEP_S * 1e-3  # rounding does not cost a step
         while self._plant.time_s + scene.TIMESTEP_S <= target_s:
-            self._plant.step()
+            self._step()
             if self._plant.info is not self.infos[-1]:
                 self.infos.append(self._plant.info)
             if self._plant.time_s >= self._exposures * self._period_s - scene.TIMESTEP_S * 1e-3:
                 self._expose()
+
+    def _step(self) -> None:
+        """Let one physics step pass; a world that is none any more ends the episode, whoever asked."""
+        try:
+            self._plant.step()
+        except UnstableError as error:  # as an OSError a loop would take it for its bus, and wait
+            raise RuntimeError(str(error)) from error
 
     def _expose(self) -> None:
         self._exposures += 1

@@ -78,3 +78,13 @@ def test_a_world_that_cannot_be_stepped_is_refused():
     with pytest.raises(TypeError, match="cannot be stepped between control periods"):
         Trial(other, lambda: 0.0, HZ, 0, {})
     other.close()
+
+
+def test_a_world_that_blew_up_is_a_crash_and_no_fault_of_the_bus(env):
+    now = {"s": 0.0}
+    trial = Trial(env, lambda: now["s"], HZ, 5, {})
+    trial._plant.blow_up()
+    now["s"] += 0.1
+    with pytest.raises(RuntimeError, match="it is void"):
+        trial.read_joints()
+    Trial(env, lambda: now["s"], HZ, 5, {}).read_joints()  # the next episode is another one

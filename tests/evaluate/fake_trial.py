@@ -58,12 +58,16 @@ class FakeTrial:
 
 
 class FakeCamera:
+    """Shows the world with noise, as a camera does; the same time has the same noise."""
+
     def __init__(self, trial, name):
         self.trial, self.name = trial, name
 
     def latest(self):
         self.trial.catch_up()
-        return Seen(self.trial.observe()["pixels"][self.name], self.trial.now())
+        clean, now_s = self.trial.observe()["pixels"][self.name], self.trial.now()
+        noise = np.random.default_rng(round(1e6 * now_s)).integers(0, 20, clean.shape, np.uint8)
+        return Seen(clean - noise, now_s)
 
 
 class GivenPolicy(WordPolicy):

@@ -146,7 +146,7 @@ class PolicyHost:
 
 class Broken(WordPolicy):
     def act(self, observations):
-        return [chunk.__class__(chunk.actions * float("nan"), 0.1, 0.0) for chunk in super().act(observations)]
+        return [chunk.__class__(chunk.actions * float("nan"), 0.1, chunk.time_s) for chunk in super().act(observations)]
 
 
 def test_a_crash_of_the_world_is_no_failure_and_the_rest_goes_on():
