@@ -16,7 +16,7 @@ def test_a_demonstration_is_one_row_a_step_and_lifts_the_object():
 
 
 def test_the_plant_tells_what_is_held():
-    plant = Plant({"cameras": [], "randomize": False}, 7, "pick up the red cube", 50.0)
+    plant = Plant({"cameras": [], "randomize": False}, 7, "pick up the red cube", 10.0)
     truth = plant.truth()
     assert truth["held"] is None and truth["lifted_m"] == pytest.approx(0.0, abs=1e-3)
     for target in demonstrate(7, "pick up the red cube", randomize=False).targets:
