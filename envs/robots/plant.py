@@ -9,17 +9,6 @@ import numpy as np
 from envs.tabletop import arm, scene
 from envs.tabletop.env import TabletopEnv
 
-WARNINGS = {
-    "bad position": mujoco.mjtWarning.mjWARN_BADQPOS,
-    "bad velocity": mujoco.mjtWarning.mjWARN_BADQVEL,
-    "bad acceleration": mujoco.mjtWarning.mjWARN_BADQACC,
-    "bad control": mujoco.mjtWarning.mjWARN_BADCTRL,
-}
-
-
-class UnstableError(OSError):
-    """The simulated world is not one any more, and stays so."""
-
 
 class Plant:
     """One episode whose time goes on by physics steps, whatever is commanded and when.
@@ -67,18 +56,11 @@ class Plant:
         """Let one physics step pass; without a new command the servos hold."""
         self._env.advance(self._ramp.pop(0) if self._ramp else self._env.servo_target)
         self._steps += 1
-        self._check()
+        self._env.check()
         if self._steps % scene.SUBSTEPS == 0:
             self.info = self._env.judge()
             if self.info["is_success"] and not self.success:
                 self.success, self.success_s = True, self.time_s
-
-    def _check(self) -> None:
-        """Raise UnstableError if the physics blew up: MuJoCo has then begun anew by itself, which is no episode."""
-        counts = {name: self._env.data.warning[kind].number for name, kind in WARNINGS.items()}
-        if any(counts.values()):
-            wrong = ", ".join(name for name, count in counts.items() if count)
-            raise UnstableError(f"the simulation became unstable ({wrong}) after {self.time_s:.3f} s; it is void")
 
     def joints(self) -> np.ndarray:
         """Return the measured joints float32[6] [rad], gripper 0..1."""
@@ -98,7 +80,7 @@ class Plant:
         `held` names what both fingers touch, `lifted_m` says how high the subtask's object is above the table, None
         where it has none. Raises UnstableError.
         """
-        self._check()
+        self._env.check()
         world, goal = self._env.expert_observation()
         lifted_m = float(world.position(goal.object)[2] - world.items[goal.object].half_height) if goal.object else None
         seen = {"held": world.held(), "lifted_m": lifted_m}

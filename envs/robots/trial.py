@@ -6,11 +6,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.robots.plant import Plant, UnstableError
+from envs.robots.plant import Plant
 from envs.robots.robot import Frame, Measurement
 from envs.robots.twin import SteppedCamera, Twin
 from envs.tabletop import scene
-from envs.tabletop.env import TabletopEnv
+from envs.tabletop.env import TabletopEnv, UnstableError
 
 
 class Trial:

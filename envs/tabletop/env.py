@@ -19,6 +19,16 @@ from envs.tabletop.world import World
 
 DONE_STEPS = 5  # a finished subtask is reported as done for this long before the next one begins
 _SETTLE_STEPS = 60  # physics steps from laying out to the first frame
+_WARNINGS = {
+    "bad position": mujoco.mjtWarning.mjWARN_BADQPOS,
+    "bad velocity": mujoco.mjtWarning.mjWARN_BADQVEL,
+    "bad acceleration": mujoco.mjtWarning.mjWARN_BADQACC,
+    "bad control": mujoco.mjtWarning.mjWARN_BADCTRL,
+}
+
+
+class UnstableError(OSError):
+    """The simulated world is not one any more, until it is laid out anew; a robot in it has no bus any more."""
 
 
 class TabletopEnv(gymnasium.Env):
@@ -142,12 +152,19 @@ class TabletopEnv(gymnasium.Env):
         self.servo_target = target
 
     def judge(self) -> dict[str, Any]:
-        """Judge what one control period has changed, and return `info`."""
+        """Judge what one control period has changed, and return `info`; raises UnstableError."""
+        self.check()
         if self._disturbance:
             finished = self.layout.goals[: self._index + bool(self._trackers[-1].success)]
             self._disturbance.step(self.world, self.goal, finished)
         self._track()
         return self._info()
+
+    def check(self) -> None:
+        """Raise UnstableError if the physics blew up: MuJoCo has then begun anew by itself, which is no episode."""
+        wrong = ", ".join(name for name, kind in _WARNINGS.items() if self.data.warning[kind].number)
+        if wrong:
+            raise UnstableError(f"the simulation became unstable ({wrong}); the episode is void")
 
     def _track(self) -> None:
         """Judge the present subtask; go on to the next one some steps after it was done."""

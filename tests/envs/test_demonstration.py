@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from envs.robots.demonstration import demonstrate
-from envs.robots.plant import Plant, UnstableError
+from envs.robots.plant import Plant
 from envs.tabletop import arm
+from envs.tabletop.env import UnstableError
 
 
 def test_a_demonstration_is_one_row_a_step_and_lifts_the_object():
