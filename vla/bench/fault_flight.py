@@ -173,10 +173,11 @@ def fly(
         injection = Injection(faults, robot, driver, clock, hardware=False, seed=seed)
         witness = Witness(injection.robot, _truth_of(robot), clock)
         silent = (BEGAN_S + at_s, BEGAN_S + at_s + for_s) if row.event == "stream" else (inf, inf)
-        steering = Stream(_steering(stage, injection, clock, body, row.planned), clock, silent)
+        words = f"{stage.pick}, then {stage.instruction}" if row.planned else stage.instruction
+        steering = Stream(_steering(stage, words, injection, clock, body) if row.planned else Verbatim(), clock, silent)
         guard = WatchedGuard(clock, body, stage.hz, stage.collides, hardware=False)
         patient = row.kind != Kind.SLOW or row.name != "disk"
-        logbook = Logbook(folder, body, stage.instruction, stage.hz, patient=patient, disk=injection.disk)
+        logbook = Logbook(folder, body, words, stage.hz, patient=patient, disk=injection.disk)
         loop = Loop(
             robot=witness,
             guard=guard,
@@ -185,7 +186,7 @@ def fly(
             steering=steering,
             clock=injection.clock,
             logbook=logbook,
-            instruction=stage.instruction,
+            instruction=words,
         )
         witness.agenda = sorted(_agenda(row, at_s, for_s, loop, guard, robot, seconds), key=lambda entry: entry[0])
         try:
@@ -243,13 +244,12 @@ def _truth_of(robot: Robot) -> Callable[[], dict[str, Any] | None]:
     return truth
 
 
-def _steering(stage: Stage, injection: Injection, clock: VirtualClock, body: Embodiment, planned: bool) -> Steering:
-    if not planned:
-        return Verbatim()
+def _steering(stage: Stage, words: str, injection: Injection, clock: VirtualClock, body: Embodiment) -> Steering:
+    """Return a planner that takes the operator's words apart, with the faults that it has."""
     thread = LaterThread(clock)
     planner = FaultyPlanner(ScriptedPlanner([stage.pick, stage.instruction]), injection.faults, thread.delay)
     supervisor = Supervisor(planner, stage.grammar, Eyes(stage.grammar.parse(stage.instruction).things))
-    return Stepping(supervisor, stage.instruction, Pacing(), body.control_hz, thread)
+    return Stepping(supervisor, words, Pacing(), body.control_hz, thread)
 
 
 def _agenda(
