@@ -32,7 +32,8 @@ def look():
 
     def show(image, height=0.0):
         camera.frame = image if isinstance(image, OSError) else Frame(image, float(next(numbers)))
-        believed = sight.look({"front": camera}, np.array([height, 0.5], np.float32))["front"]
+        joints = None if height is None else np.array([height, 0.5], np.float32)
+        believed = sight.look({"front": camera}, joints)["front"]
         return believed, sight.wrong["front"]
 
     return show
@@ -65,6 +66,11 @@ def test_a_picture_that_stays_while_the_arm_moves_is_frozen(look):
     believed, wrong = look(SCENE, 0.2)
     assert "same picture 3 times" in wrong and believed.time_s == 1.0
     assert not look(SCENE[::-1], 0.2)[1]
+
+
+def test_a_motion_that_was_not_felt_is_not_held_against_the_camera(look):
+    said = [look(SCENE, height)[1] for height in (0.0, 0.0, None, None, None, 0.3, 0.3, 0.3)]
+    assert not any(said)
 
 
 def test_a_still_arm_before_a_still_scene_is_no_fault(look):

@@ -24,6 +24,7 @@ from vla.control.sight import Sight
 from vla.control.steering import Steering
 from vla.control.takeover import Takeover
 from vla.control.vigil import Vigil
+from vla.control.watchdogs import STATE_TICKS
 from vla.types import Observation
 
 START_S = 10.0  # that the robot may take for its first measurement and frames
@@ -90,6 +91,7 @@ class Loop:
         self._record_s = 1 / guard.embodiment.control_hz  # from one recorded frame to the next
         self._recorded_s = -np.inf
         self._past: deque[Measurement] = deque(maxlen=max(2, round(guard.hz)))  # of the last second
+        self._felt: np.ndarray | None = None  # joints of this tick, None where there are only older ones
         self._observation: Observation | None = None
         self._text: str | None = None
         self._asked_s = -np.inf  # time of the newest frame that went to the policy
@@ -264,6 +266,7 @@ class Loop:
 
     def _measure(self) -> Measurement | None:
         """Read the joints; a bus that fails is an alarm."""
+        self._felt = None
         try:
             measurement = self._body.admit(self._robot.read_joints())
         except OSError as error:
@@ -275,6 +278,8 @@ class Loop:
         self._vigil.report("following", State.STOP1 if behind else None, behind)
         if measurement is not None:
             self._past.append(measurement)
+            if self._clock.now() - measurement.time_s <= STATE_TICKS * self._metronome.period_s:
+                self._felt = measurement.joints
         return measurement
 
     def _send(self, command: np.ndarray) -> None:
@@ -286,7 +291,7 @@ class Loop:
             self._vigil.bus("bus write", None, self._clock.now())
 
     def _frames(self) -> dict:
-        return self._sight.look(self._robot.cameras, self._past[-1].joints if self._past else None)
+        return self._sight.look(self._robot.cameras, self._felt)
 
     def _look(self, now_s: float, due_s: float) -> None:
         """Make an observation of new frames, and ask the policy if it is time."""
