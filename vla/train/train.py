@@ -186,7 +186,7 @@ def _demonstrations(config: dict[str, Any], out: Path) -> Path:
 
 
 def _start_from(folder: Path, network: Network, processor: Processor) -> None:
-    """Take over what fits of a checkpoint: words by spelling, tensors by name and shape; the rest stays at random."""
+    """Take over what fits of a checkpoint: words by spelling, tensors by name, the first rows and columns of wider ones."""
     other = checkpoint.load(folder)
     weights, fresh = other.network.state_dict(), network.state_dict()
     known, wanted = other.processor.tokenizer.get_vocab(), processor.tokenizer.get_vocab()
@@ -199,10 +199,17 @@ def _start_from(folder: Path, network: Network, processor: Processor) -> None:
         print(f"{folder} knows {len(shared)} of {len(wanted)} tokens, the others start at random")
     if other.processor.codec.to_dict() != processor.codec.to_dict():
         print(f"{folder} has other action ranges than this dataset: its bins are fitted to the new ones in training")
-    fitting = {name: weight for name, weight in weights.items() if name in fresh and weight.shape == fresh[name].shape}
+    fitting = {name: cut for name, tensor in fresh.items() if (cut := _cut(weights.get(name), tensor)) is not None}
     if left := sorted(fresh.keys() - fitting.keys()):
         print(f"{len(left)} of {len(fresh)} tensors have no equal in {folder} and start at random: {', '.join(left)}")
     network.load_state_dict(fresh | fitting)
+
+
+def _cut(weight: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    """Take the first rows and columns of a weight that is at least as large in every direction, else None."""
+    if weight is None or weight.ndim != like.ndim or any(w < n for w, n in zip(weight.shape, like.shape, strict=True)):
+        return None
+    return weight[tuple(slice(size) for size in like.shape)]
 
 
 def _keep_settings(out: Path, config: dict[str, Any]) -> None:
