@@ -186,7 +186,7 @@ def _demonstrations(config: dict[str, Any], out: Path) -> Path:
 
 
 def _start_from(folder: Path, network: Network, processor: Processor) -> None:
-    """Take over what fits of a checkpoint: words by spelling, tensors by name, the first rows and columns of wider ones."""
+    """Take over what fits: words by spelling, tensors by name, of wider ones the first rows and columns."""
     other = checkpoint.load(folder)
     weights, fresh = other.network.state_dict(), network.state_dict()
     known, wanted = other.processor.tokenizer.get_vocab(), processor.tokenizer.get_vocab()
