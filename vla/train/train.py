@@ -56,7 +56,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     started_s = time.monotonic()
     seed, steps, batch_size = config["seed"], config["steps"], config["batch_size"]
     device = torch.device(config["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
-    shards = config["shards"] or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
+    shards = config["shards"] or (1 if device.type == "cuda" else _shards(batch_size))
     torch.manual_seed(seed)
     _keep_settings(out, config)
 
@@ -172,6 +172,11 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         "data_seconds": data_s,
         "checkpoint": out / "checkpoints" / "last",
     }
+
+
+def _shards(batch_size: int) -> int:
+    """One part of the batch a core, unless that leaves less than eight samples to each."""
+    return max(1, min(len(os.sched_getaffinity(0)), batch_size // 8))
 
 
 def _demonstrations(config: dict[str, Any], out: Path) -> Path:
