@@ -15,8 +15,8 @@ if sys.platform == "linux":  # render without a display; before anything imports
 
 
 # The same examples in every run, so that a failure is the change's own; HYPOTHESIS_PROFILE=search looks for more.
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("search", max_examples=1000)
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
