@@ -74,6 +74,7 @@ def test_in_real_time_the_loop_stands_in_result_report_and_records(tmp_path, mon
     ],
 )
 def test_keys_that_mean_nothing_in_a_mode_are_refused(words, answer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as vla.cli does, else Hydra prints the error and exits
     monkeypatch.setattr(sys, "argv", ["vla eval", *words, f"out={tmp_path}"])
     with pytest.raises(ValueError, match=answer):
         evaluate.main()
