@@ -20,7 +20,7 @@ KEEP = 1 - 1e-6  # of each limit: what rounding may cost the judge who takes dif
 EXACT = 1e-13  # [rad]; two positions closer than this are one
 ON_COURSE = 1e-3  # of the unit below; a joint this close to where the goal was a tick ago goes where it is now
 CLOSE_ENOUGH = 0.01  # of the way to the goal may be left for the next tick to decide
-TRIALS = 8  # of an acceleration in one tick at most
+TRIALS = 5  # of an acceleration in one tick at most
 
 
 class Joint:
@@ -143,14 +143,12 @@ class Joint:
     def _outcome(self, acceleration: float, pace: float) -> tuple[float, bool]:
         """Return where braking to `pace` ends after a tick of an acceleration, and, for pace 0, if it stays inside."""
         speed = self._speed + acceleration
-        end, turn = self._stopping(speed - pace, acceleration)
-        end, turn = end + speed, turn + speed
+        way, turn = self._stopping(speed - pace, acceleration)
         if pace:
-            return end, True
-        slack = EXACT / self._unit
-        above = (self._high - self.position) / self._unit + slack
-        below = (self._low - self.position) / self._unit - slack
-        return end, max(turn, end, speed) <= above and min(turn, end, speed) >= below
+            return speed + way, True
+        highest = self.position + (speed + max(way, turn, 0.0)) * self._unit
+        lowest = self.position + (speed + min(way, turn, 0.0)) * self._unit
+        return speed + way, lowest >= self._low - EXACT and highest <= self._high + EXACT
 
     def _braking(self, speed: float, acceleration: float) -> float:
         """Return the next acceleration of a joint that brakes."""
