@@ -87,15 +87,25 @@ class Joint:
 
         `way` is how far ahead the goal is at the end of this tick, `pace` how far it moves in a tick.
         """
-        speed, acceleration = self._speed, self._acceleration
-        exactly = way - speed
-        if abs(way - pace) > ON_COURSE or not self._within(exactly, speed_max):
-            slowest = self._braking(speed - pace, acceleration)  # seen from the goal
-            end = speed + slowest + self._stopping(speed + slowest - pace, slowest)[0]
-            exactly, _ = self._closest(way, pace, speed_max, slowest, end)
-        end, inside = self._outcome(exactly, 0.0)
+        exactly = way - self._speed
+        if abs(way - pace) <= ON_COURSE and self._within(exactly, speed_max):
+            return self._take(exactly)
+        ahead = copysign(1.0, way)
+        most = self._most(ahead, speed_max)
+        if ahead * pace > 0 and most > ahead * self._next_acceleration:
+            end, inside = self._outcome(ahead * most, 0.0)
+            if inside and ahead * end <= ahead * way:  # so far behind that it could even stop before the goal
+                self._next_acceleration, self.next_rest = ahead * most, self.position + end * self._unit
+                return True
+        slowest = self._braking(self._speed - pace, self._acceleration)  # seen from the goal
+        end, _ = self._outcome(slowest, pace)
+        return self._take(self._closest(way, pace, speed_max, slowest, end)[0])
+
+    def _take(self, acceleration: float) -> bool:
+        """Plan an acceleration if braking after it stays inside the range, say no else."""
+        end, inside = self._outcome(acceleration, 0.0)
         if inside:
-            self._next_acceleration, self.next_rest = exactly, self.position + end * self._unit
+            self._next_acceleration, self.next_rest = acceleration, self.position + end * self._unit
         return inside
 
     def _hurry(self, way: float, braking: float, speed_max: float) -> None:
@@ -111,6 +121,11 @@ class Joint:
         ahead = copysign(1.0, acceleration)
         return abs(acceleration) <= _last_push(max(speed_max - ahead * self._speed, 0.0))
 
+    def _most(self, ahead: float, speed_max: float) -> float:
+        """Return the largest acceleration that the limits allow now in the direction `ahead`, +1 or -1."""
+        push = _last_push(max(speed_max - ahead * self._speed, 0.0))
+        return min(ahead * self._acceleration + 1, self._acceleration_max, push)
+
     def _closest(self, way: float, pace: float, speed_max: float, good: float, good_end: float) -> tuple[float, float]:
         """Return the acceleration after which braking to `pace` ends as close before the goal as possible, and where.
 
@@ -122,11 +137,10 @@ class Joint:
         ahead = 1.0 if way > good_end else -1.0
         way, good, good_end = ahead * way, ahead * good, ahead * good_end
         slack = EXACT / self._unit
-        most = min(ahead * self._acceleration + 1, self._acceleration_max)
-        most = min(most, _last_push(max(speed_max - ahead * self._speed, 0.0)))
+        most = self._most(ahead, speed_max)
         enough = way - CLOSE_ENOUGH * (way - good_end)
-        bad, bad_end = most, good_end
-        trial = most
+        trial = bad = most
+        excess = 0.0
         for _ in range(TRIALS if most > good else 0):
             end, inside = self._outcome(ahead * trial, pace)
             end *= ahead
@@ -134,10 +148,11 @@ class Joint:
                 good, good_end = trial, end
                 if trial == most or end >= enough:
                     break
+                excess /= 2  # so that the other side is tried too (the Illinois method)
             else:
-                bad, bad_end = trial, end
-            share = (way - good_end) / (bad_end - good_end) if bad_end > way else 0.5
-            trial = good + share * (bad - good)
+                bad, excess = trial, end - way
+            missing = way - good_end
+            trial = good + (missing / (missing + excess) if excess > 0 else 0.5) * (bad - good)
         return ahead * good, ahead * good_end
 
     def _outcome(self, acceleration: float, pace: float) -> tuple[float, bool]:

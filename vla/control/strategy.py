@@ -192,7 +192,9 @@ class _Fade:
     def weight(self, t_s: float) -> float:
         if t_s >= self._begin_s + self._length_s:
             return 1.0
-        share = max(t_s - self._begin_s, 0.0) / self._length_s
+        if t_s <= self._begin_s:
+            return 0.0
+        share = (t_s - self._begin_s) / self._length_s
         return share * share * (3 - 2 * share)
 
 
