@@ -43,6 +43,7 @@ class Joint:
         """Be at rest at a position."""
         self.position = self.rest = self.next_position = self.next_rest = position
         self._speed = self._acceleration = self._next_acceleration = 0.0
+        self._wanted = 0.0, position
         self.at_rest = True
 
     def plan(self, goal: float | None, speed_share: float = 1.0, goal_step: float = 0.0) -> bool:
@@ -60,9 +61,22 @@ class Joint:
             followed = pace != 0 and self._follow(way, pace, speed_max)
             if not followed and abs(goal - self.rest) > EXACT:
                 self._hurry(way, braking, speed_max)
+        self._wanted = self._next_acceleration, self.next_rest
+        self._place_next()
+        return self._next_acceleration != braking
+
+    def decide(self, follow: bool) -> None:
+        """Stay with what was planned, or brake after all; may be changed until `advance`."""
+        if follow:
+            self._next_acceleration, self.next_rest = self._wanted
+        else:
+            self._next_acceleration = 0.0 if self.at_rest else self._braking(self._speed, self._acceleration)
+            self.next_rest = self.rest
+        self._place_next()
+
+    def _place_next(self) -> None:
         position = self.position + (self._speed + self._next_acceleration) * self._unit
         self.next_position = min(max(position, self._low), self._high)  # only rounding is cut off here
-        return self._next_acceleration != braking
 
     def braked(self, ticks: float) -> float:
         """Return the position after the planned tick and so many ticks of braking."""

@@ -27,12 +27,15 @@ class Motion:
         self._joints = [Joint(*body, hz=hz) for body in bodies]
         self._quickenings = [acceleration / hz**2 for acceleration in embodiment.acceleration_max]
         self._collides = collides
+        self._able: set[int] = set()  # joints that could follow while others could not, the last time
+        self._turn = len(self._joints)
         self._forget()
 
     def place(self, pose: Sequence[float]) -> None:
         """Be at rest at a pose."""
         for joint, position in zip(self._joints, pose, strict=True):
             joint.place(position)
+        self._able, self._turn = set(), len(self._joints)
         self._forget()
 
     @property
@@ -53,20 +56,31 @@ class Motion:
         """Go one tick towards a goal with shares 0..1 of the largest speeds; say no if the arm would collide there.
 
         A goal that moves from tick to tick is followed without lag, as far as the limits allow. If the arm would
-        collide, only those joints follow that can while the others brake, the last one first, so that a gripper lets
-        go. Braking on from what was found to be free before needs no check.
+        collide, some joints follow while the others brake. Braking on from what was found to be free needs no check.
         """
-        aims = list(zip(goal, shares, self._pace(goal), strict=True))
-        new = any([joint.plan(*aim) for joint, aim in zip(self._joints, aims, strict=True)])
+        aims = zip(self._joints, goal, shares, self._pace(goal), strict=True)
+        new = any([joint.plan(value, share, step) for joint, value, share, step in aims])
         free = not (new and self._would_collide())
         if not free:
-            for joint in self._joints:
-                joint.plan(None)
-            for joint, aim in reversed(list(zip(self._joints, aims, strict=True))):
-                if joint.plan(*aim) and self._would_collide():
-                    joint.plan(None)
+            self._go_in_part()
         self._advance()
         return free
+
+    def _go_in_part(self) -> None:
+        """Let joints follow that could the last time, and one more in turn, the last joint first: a gripper lets go.
+
+        One more a tick keeps this short; and where several joints hold the arm up, each has its turn.
+        """
+        self._turn = (self._turn - 1) % len(self._joints)
+        for able in (self._able | {self._turn}, self._able - {self._turn}):
+            for index, joint in enumerate(self._joints):
+                joint.decide(index in able)
+            if not self._would_collide():
+                self._able = able
+                return
+        self._able = set()
+        for joint in self._joints:
+            joint.decide(False)
 
     def brake(self) -> None:
         """Brake for one tick, or stay at rest."""
