@@ -205,6 +205,15 @@ def test_a_chunk_does_not_wait_for_ever():
     assert executor.target(2.5) is None
 
 
+def test_an_arm_at_rest_begins_with_an_answer_however_long_it_took():
+    executor = Executor(Overlap(), ARM)
+    executor.halt(0.0, np.zeros(2))
+    executor.take(clock_chunk(1.0), Question(1.0, None, NONE), 3.0)
+    assert executor.target(3.02) is not None
+    executor.resume(3.02)
+    assert executor.target(3.12) == pytest.approx([1.1, 1.1])
+
+
 @pytest.mark.parametrize(
     ("chunk", "why"),
     [

@@ -16,7 +16,7 @@ from vla.control.strategy import Strategy
 from vla.types import ActionChunk, Embodiment
 
 DELAYS = 20  # the longest of so many delays is expected next
-WAITS_S = 1.0  # how old the frame of a chunk may be that has not begun
+WAITS_S = 1.0  # how long after it came a chunk may begin
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Executor:
         While halted, with a chunk that waits for `resume`, it is the pose where that will begin.
         """
         if self._halted:
-            fresh = self._waiting is not None and t_s - self._taken_s <= WAITS_S
+            fresh = self._waiting is not None and t_s - self._arrived_s <= WAITS_S
             return self._pose if fresh else None
         target = self.strategy.at(t_s)
         if target is not None:
