@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-import vla.model.conv_stem  # noqa: F401  registers the name conv_stem
+import vla.model.conv_stem  # registers the name conv_stem
 import vla.model.patches  # noqa: F401  registers the name patches
 from vla.model.connectors import Grid, build_connector
 from vla.model.grounding import waves
