@@ -109,7 +109,8 @@ class Flow(ReadoutHead):
 class Diffusion(ReadoutHead):
     """Layers that say the noise in a chunk, given the readout: Octo, arXiv:2405.12213, `DiffusionActionHead`.
 
-    DDPM with a cosine schedule (Nichol and Dhariwal 2021, arXiv:2102.09672).
+    DDPM with a cosine schedule (Nichol and Dhariwal 2021, arXiv:2102.09672). On the way the chunk that the noise
+    suggests is kept within -1..1, where normalised chunks are, as Diffusion Policy does (arXiv:2303.04137).
     """
 
     def __init__(
@@ -122,13 +123,11 @@ class Diffusion(ReadoutHead):
         blocks: int = 3,
         hidden: int = 256,
         time_width: int = 32,
-        limit: float = 5.0,
     ) -> None:
-        """steps: of denoising; blocks, hidden: of the layers; limit: the largest value on the way."""
+        """steps: of denoising; blocks, hidden: of the layers; time_width: of the description of a step."""
         width = language.hidden_size
         super().__init__(width, action_horizon, action_dim)
         self.max_tokens = 1
-        self.limit = limit
         self.betas = cosine_betas(steps)
         self.kept = torch.cumprod(1 - self.betas, dim=0)  # of the chunk, after so many steps of noise
         self.time = nn.Sequential(
@@ -166,12 +165,14 @@ class Diffusion(ReadoutHead):
         noise = same_noise(given, 1 + len(self.betas))
         chunk = torch.where(known, given, noise[-1])
         for step in reversed(range(len(self.betas))):
-            beta, kept = float(self.betas[step]), float(self.kept[step])
             said = self.noise_in(chunk, torch.full((len(given),), step, device=given.device), hidden[:, 0])
-            chunk = (chunk - beta / math.sqrt(1 - kept) * said) / math.sqrt(1 - beta)
-            if step:
-                chunk = chunk + math.sqrt(beta) * noise[step]
-            chunk = torch.where(known, given, chunk.clamp(-self.limit, self.limit))
+            beta, kept = float(self.betas[step]), float(self.kept[step])
+            before = float(self.kept[step - 1]) if step else 1.0
+            clean = ((chunk - math.sqrt(1 - kept) * said) / math.sqrt(kept)).clamp(-1, 1)
+            toward_clean, toward_noisy = math.sqrt(before) * beta, math.sqrt(1 - beta) * (1 - before)
+            chunk = (toward_clean * clean + toward_noisy * chunk) / (1 - kept)
+            chunk = chunk + math.sqrt(beta * (1 - before) / (1 - kept)) * noise[step]
+            chunk = torch.where(known, given, chunk)
         return chunk, None
 
 
