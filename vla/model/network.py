@@ -191,14 +191,14 @@ class Network(nn.Module):
             kinds += [QUESTION] * question_ids.shape[1]
             present.append(question_mask)
             positions.append(torch.arange(question_ids.shape[1]) + start)
-        there = torch.cat(present, dim=1)
+        there, kind = torch.cat(present, dim=1), torch.tensor(kinds, device=visual.device)
         cache = None
         if self.head.looks_back or (self.head.in_order and not taught):
             cache = DynamicCache(config=self.language.config)
-        hidden = self.run(torch.cat(parts, dim=1), torch.tensor(kinds), there, torch.cat(positions), cache, sight)
+        hidden = self.run(torch.cat(parts, dim=1), kind, there, torch.cat(positions), cache, sight)
         acting = hidden[:, before:after]
         completion = self.head.completion(acting[:, self.head.completion_at])
-        visible = there & (torch.tensor(kinds) != QUESTION).to(there.device)
+        visible = there & (kind != QUESTION)
         context = Context(self.embedding.weight, self.language.base_model, visible, next_position, cache, sight)
         question = hidden[:, after:] if question_ids is not None else None
         return Outputs(acting, context, completion[:, 0], completion[:, 1], question, seen)
