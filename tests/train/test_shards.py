@@ -37,7 +37,7 @@ def batch(policy, size=6):
 
 def loss(network, part, step, number):
     outputs = network(part.images, part.text_ids, part.text_mask, part.state, part.actions, part.given_steps)
-    return {"total": outputs.action_logits.square().mean() + outputs.done.square().mean()}
+    return {"total": outputs.action_hidden.square().mean() + outputs.done.square().mean()}
 
 
 def statistics(network):

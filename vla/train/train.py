@@ -25,6 +25,7 @@ from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
 from vla.result import write_result
 from vla.train.batches import Batches, Labels
+from vla.train.designs import designs
 from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
 from vla.train.shards import Shards
@@ -83,6 +84,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         "action_horizon": model["action_horizon"],
         "action_dim": len(embodiment.joints),
         "max_text_tokens": model["max_text_tokens"],
+        **designs(model, labels, processor.codec),
     }
     network = Network(**architecture).to(device).train()
     if config["init"]:
