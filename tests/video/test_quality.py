@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.video.scenes import record
-from vla.bench.faults import FAULTS, Recording, noticed, tremble, write
+from vla.bench.spoilt import FAULTS, Recording, noticed, tremble, write
 from vla.video.child import Decoder
 from vla.video.decode import VideoClip
 from vla.video.flag import ERROR, NOTE, WARNING, Flag, remedy

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vla.bench import faults
+from vla.bench import spoilt
 from vla.bench.rivals import peract, random, scene_cuts, score, uniform
 from vla.bench.truth import half, merged, truth
 from vla.data.dataset import Episode, EpisodeDataset
@@ -58,7 +58,7 @@ def measure(
     """Score at most `episodes` episodes of the held half of a dataset, collected anew where none is given.
 
     collect is called with root and episodes, and must write columns as `vla collect` does. `spoilt_episodes` of them
-    are spoilt in every way of `vla.bench.faults`. speed_s: length of the clip on which speed is measured.
+    are spoilt in every way of `vla.bench.spoilt`. speed_s: length of the clip on which speed is measured.
     words: who names segments; None leaves label_accuracy out.
     """
     rng = np.random.default_rng(seed)
@@ -173,17 +173,17 @@ def _label_accuracy(scored: Sequence[Scored]) -> dict[str, Any]:
 
 def _quality(data: EpisodeDataset, items: Sequence[Item], decoder: Decoder, rng: np.random.Generator) -> dict[str, Any]:
     """Spoil each item in every way; return recall by fault, and false alarms on what was encoded again unspoilt."""
-    hits: dict[str, list[bool]] = {name: [] for name in faults.FAULTS}
+    hits: dict[str, list[bool]] = {name: [] for name in spoilt.FAULTS}
     alarms, seconds = [], 0.0
     with tempfile.TemporaryDirectory(prefix="vla-bench-video-") as folder:
         for item in tqdm(items, unit="episode", desc="spoil", leave=False):
-            recording = faults.load(data, item)
-            clean = _checked(faults.write(recording, Path(folder), "clean"), decoder)
+            recording = spoilt.load(data, item)
+            clean = _checked(spoilt.write(recording, Path(folder), "clean"), decoder)
             alarms += [f"{item.name}: {flag.words}" for flag in clean.flags if flag.severity != NOTE]
             seconds += len(recording) / recording.fps
-            for name, (spoil, _) in faults.FAULTS.items():
-                spoilt = faults.write(spoil(recording, rng), Path(folder), name)
-                hits[name] += faults.noticed(name, _checked(spoilt, decoder), list(item.clips))
+            for name, (spoil, _) in spoilt.FAULTS.items():
+                broken = spoilt.write(spoil(recording, rng), Path(folder), name)
+                hits[name] += spoilt.noticed(name, _checked(broken, decoder), list(item.clips))
     every = [hit for own in hits.values() for hit in own]
     return {
         "recall": float(np.mean(every)) if every else None,
@@ -208,7 +208,7 @@ def _speed(data: EpisodeDataset, seconds: float) -> dict[str, float]:
     frames = np.stack([cv2.resize(image, SPEED_SIZE) for image in data.frames(next(iter(data.cameras)), rows)])
     with tempfile.TemporaryDirectory(prefix="vla-bench-video-") as folder, Decoder() as decoder:
         path = Path(folder) / "speed.mp4"
-        faults.encode(path, frames, rows, SPEED_FPS)
+        spoilt.encode(path, frames, rows, SPEED_FPS)
         decoder.track(VideoClip(path))  # the child process is running
         started_s = time.perf_counter()
         analyse(Item("speed", path, {"video": VideoClip(path)}), decoder, NoWords())
