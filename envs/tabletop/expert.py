@@ -181,7 +181,7 @@ def _grasp(world: World, name: str, hand: Hand) -> np.ndarray:
     """Descend around the object with open jaws; close them when it is between them."""
     thing = world.position(name)
     low = float(thing[2]) + 0.002
-    if _between(world, name, hand):
+    if between(world, name, hand):
         return _move(hand, np.array([*hand.at()[:2], low]), gripper=0.0)
     if hand.opening < READY_OPENING:
         low += 0.03  # do not come down on the object with closed jaws
@@ -261,10 +261,10 @@ def opening_around(world: World, name: str) -> float:
 
 def grips(world: World, name: str, hand: Hand) -> bool:
     """Say whether the jaws are closed on the object."""
-    return hand.opening < opening_around(world, name) + 0.03 and _between(world, name, hand, slack=0.006)
+    return hand.opening < opening_around(world, name) + 0.03 and between(world, name, hand, slack=0.006)
 
 
-def _between(world: World, name: str, hand: Hand, slack: float = 0.0) -> bool:
+def between(world: World, name: str, hand: Hand, slack: float = 0.0) -> bool:
     """Say whether the object lies between the jaws, `slack` [m] more or less, so that closing them grasps it."""
     half = world.items[name].half_size
     way = world.position(name) - hand.at()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from envs.tabletop import arm, scene
-from envs.tabletop.expert import Expert, Hand, grips, opening_around
+from envs.tabletop.expert import Expert, Hand, between, opening_around
 from envs.tabletop.goals import Goal, is_held
 from envs.tabletop.world import World
 
@@ -18,8 +18,10 @@ MODES: dict[str, Sequence[str]] = {  # how it fails -> kinds of task that can fa
     "blocked": ("open", "close"),
 }
 MISS_M = (0.034, 0.050)  # how far beside the object a missed grasp closes
+LEVEL_M = 0.004  # jaws so close to the height of what they miss begin to close
 LIFTED_M = 0.03  # from this height on an object slips...
 SLIP_STEPS = (1, 8)  # ...after so many control steps
+FIXED_JAW_M = 0.0125  # from the fixed jaw's face to the tip
 SLIPPERY = 0.01  # friction of what slips
 JAMMED = 1e5  # damping of a drawer that does not move [N s/m]
 PUSHED_N = 1.0  # a drawer that is pushed so hard is tried
@@ -40,7 +42,7 @@ class FailingExpert(Expert):
         self.mode, self.failed = mode, False
         self._chance = np.random.default_rng([seed, 7])
         self._belief: _Belief | None = None
-        self._other = ""
+        self._other, self._gripping = "", False
         self._wait = int(self._chance.integers(*SLIP_STEPS))
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # arrays of the model, and what they held
 
@@ -98,9 +100,11 @@ class FailingExpert(Expert):
 
     def _miss(self, world: World, goal: Goal, belief: "_Belief") -> None:
         hand = super().hand(world)
-        if not self.failed and grips(belief, goal.object, hand):
-            self.failed = True
+        level = abs(belief.position(goal.object)[2] - hand.at()[2]) < LEVEL_M
+        if not self._gripping and level and between(belief, goal.object, hand):
+            self._gripping = True
             belief.grip(hand)
+        self.failed = self.failed or (self._gripping and hand.opening < opening_around(world, goal.object))
 
     def _slip(self, world: World, goal: Goal, belief: "_Belief") -> None:
         held = is_held(world, goal.object)
@@ -135,6 +139,7 @@ class _Belief(World):
         self.name, self.shift = name, np.zeros(3)
         self._in_hand: np.ndarray | None = None  # along the opening of the jaws, across it, up [m]
         self._place: np.ndarray | None = None
+        self._closed = False  # the jaws have been closed on it
 
     @property
     def gripped(self) -> bool:
@@ -148,16 +153,18 @@ class _Belief(World):
         return self._place.copy()
 
     def grip(self, hand: Hand) -> None:
-        """Believe from now on that the object goes with the hand."""
-        way = self.position(self.name) - hand.at()
-        self._in_hand = np.array([*(_axes(hand) @ way[:2]), way[2]])
+        """Believe from now on that the object lies at the fixed jaw and goes with the hand."""
+        up = float(self.position(self.name)[2] - hand.at()[2])
+        self._in_hand = np.array([self.items[self.name].half_size - FIXED_JAW_M, 0.0, up])
 
     def update(self, hand: Hand) -> None:
         """Move what is believed to be in the hand, until the jaws open."""
         if self._in_hand is None:
             return
         self._place = hand.at() + np.array([*(self._in_hand[:2] @ _axes(hand)), self._in_hand[2]])
-        if hand.opening > opening_around(self, self.name) + 0.03:
+        width = opening_around(self, self.name)
+        self._closed = self._closed or hand.opening < width + 0.01
+        if self._closed and hand.opening > width + 0.03:
             self._in_hand = None
 
 
