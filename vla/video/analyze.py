@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from vla.video.decode import ClipError, Limits
 from vla.video.embed import EndpointEmbedder
 from vla.video.fingerprint import fingerprint
 from vla.video.flag import ERROR, NOTE, WARNING, Flag, remedy
-from vla.video.index import Embedder, build
+from vla.video.index import Embedder, build, closeness
 from vla.video.quality import compare
 from vla.video.source import Item, find
 from vla.video.words import Words
@@ -46,9 +47,13 @@ def main(config: DictConfig) -> None:
         episodes=plain["episodes"],
         budget=plain["budget"],
         images_fps=plain["images_fps"],
+        questions=questions(plain["ask"]),
         fresh=plain["fresh"],
     )
     path = write_result(out, seed=plain["seed"], **result)
+    for item in result["items"]:
+        for answer in item["qa"]["answers"]:
+            print(f"{item['name']}: {answer['question']}\n  {answer['answer']}")
     print(f"{len(result['items'])} items, {result['analysed']} of them analysed now\n{result['report']}\n{path}")
 
 
@@ -63,15 +68,18 @@ def analyze(
     episodes: Sequence[int] | None = None,
     budget: int,
     images_fps: float,
+    questions: Sequence[str] = (),
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Analyse every item at `path` into `out`/items and return the result.
+    """Analyse every item at `path` into `out`/items, answer `questions` about each, and return the result.
 
     Items whose fingerprint is already there are taken as they are, unless `fresh`. An item that cannot be read is
     reported as such; ClipError if none can.
     """
     items = _chosen(find(path, images_fps), path, episodes)
     settings = {"budget": budget, "cameras": list(cameras), "limits": asdict(limits), "words": words.identity}
+    settings |= {"ask": list(questions), "similar": embedder.identity if embedder and questions else "words"}
+    similar = None if embedder is None else partial(closeness, embedder)
     rows: list[dict[str, Any]] = []
     with Decoder(limits) as decoder, tqdm(items, unit="item", desc="analyze") as bar:
         for item in bar:
@@ -81,7 +89,9 @@ def analyze(
             key = fingerprint(item, settings)
             made = record is None or record["fingerprint"] != key
             if made:
-                analysis = analyse(item, decoder, words, cameras=cameras, budget=budget)
+                analysis = analyse(
+                    item, decoder, words, cameras=cameras, budget=budget, questions=questions, similar=similar
+                )
                 record = timeline.document(analysis, fingerprint=key, settings=settings)
                 timeline.write(out / folder, record, analysis.tracks)
                 if analysis.tracks:
@@ -93,6 +103,14 @@ def analyze(
         raise ClipError(rows[0]["record"]["qa"][0]["words"])
     index = build(out, [(row["folder"], row["record"]) for row in rows], embedder)
     return _finish(path, out, items, rows) | {"index": index}
+
+
+def questions(ask: str | Sequence[str] | None) -> list[str]:
+    """Return the questions of `ask=`, one text or a list of them; ValueError for one without words."""
+    asked = [ask] if isinstance(ask, str) else list(ask or [])
+    if not all(isinstance(text, str) and re.search(r"\w", text) for text in asked):
+        raise ValueError(f'ask={ask!r} holds no question: give words, such as ask="when is the cube dropped?"')
+    return asked
 
 
 def _chosen(items: list[Item], path: Path, episodes: Sequence[int] | None) -> list[Item]:
@@ -138,7 +156,7 @@ def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]]
 
 
 def _summary(item: Item, out: Path, row: dict[str, Any], flags: Sequence[Flag]) -> dict[str, Any]:
-    """Return one entry of `items` in result.json; `outcome` is null, since success is not judged."""
+    """Return one entry of `items` in result.json; `qa` has the codes of the quality check and the answers."""
     record, folder = row["record"], out / row["folder"]
     lead = next(iter(record["source"]["cameras"].values()), {"frames": 0, "duration_s": 0.0})
     codes = {severity: sorted({f.code for f in flags if f.severity == severity}) for severity in (ERROR, WARNING, NOTE)}
@@ -149,8 +167,8 @@ def _summary(item: Item, out: Path, row: dict[str, Any], flags: Sequence[Flag]) 
         "duration_s": lead["duration_s"],
         "keyframes": len(record["keyframes"]),
         "segments": len(record["segments"]),
-        "qa": codes,
-        "outcome": None,
+        "qa": codes | {"answers": record["answers"]},
+        "outcome": {key: record["outcome"][key] for key in ("label", "mode", "moment_s", "words")},
         "timeline": folder / "timeline.json",
         "report": folder / "report.html" if record["keyframes"] else None,
     }
