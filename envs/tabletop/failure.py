@@ -132,7 +132,7 @@ class FailingExpert(Expert):
 
 
 class _Belief(World):
-    """The world as the expert takes it to be: one object lies beside where it is, or is in the hand though it is not."""
+    """The world as the expert takes it to be: one object lies elsewhere, or is in the hand though it is not."""
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world.model, world.data, world.items)

@@ -1,4 +1,4 @@
-"""One item from its first frame to its segments: decode once, check, find events, choose keyframes, cut, name, judge."""
+"""One item from first frame to outcome: decode once, check, find events, choose keyframes, cut, name, judge, answer."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace

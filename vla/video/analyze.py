@@ -106,9 +106,9 @@ def analyze(
 
 
 def questions(ask: str | Sequence[str] | None) -> list[str]:
-    """Return the questions of `ask=`, one text or a list of them; ValueError for one without words."""
-    asked = [ask] if isinstance(ask, str) else list(ask or [])
-    if not all(isinstance(text, str) and re.search(r"\w", text) for text in asked):
+    """Return the questions of `ask=`, one text with "|" between them or a list; ValueError for one without words."""
+    asked = [text.strip() for text in (ask.split("|") if isinstance(ask, str) else ask or [])]
+    if not all(re.search(r"\w", text) for text in asked):
         raise ValueError(f'ask={ask!r} holds no question: give words, such as ask="when is the cube dropped?"')
     return asked
 

@@ -33,7 +33,7 @@ SAID = {  # kind of event or failure -> what people call it
     "wrong_object": "wrong mistake fail failure confuse mix",
     "blocked": "block stuck jam fail failure wrong collide",
 }
-_PASSED_OVER = frozenset("when what where which who how why is are was were does do did the a an it of to at in on".split())
+_PASSED_OVER = re.compile(r"^(wh\w+|how|is|are|was|were|does|do|did|the|an?|it|of|to|at|in|on)$")  # say nothing
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _moments(events: Sequence[Event], outcome: Outcome) -> list[tuple[float, str
 
 def _stems(text: str) -> set[str]:
     """Return the words of a text without endings, those that say nothing left out."""
-    return {_stem(word) for word in re.findall(r"[a-z]+", text.lower()) if word not in _PASSED_OVER}
+    return {_stem(word) for word in re.findall(r"[a-z]+", text.lower()) if not _PASSED_OVER.match(word)}
 
 
 def _stem(word: str) -> str:

@@ -8,7 +8,9 @@ import numpy as np
 from vla.video.events import FUMBLE_S, GRIPPER_EMPTY, arm_motion, steady_moves
 from vla.video.state import State
 
-STILL = 0.4  # mean speed of an arm that stands to grasp, relative to its reference speed; jaws that close underway do not
+STILL = (
+    0.4  # mean speed of an arm that stands to grasp, relative to its reference speed; jaws that close underway do not
+)
 LOST = 0.06  # jaws that close so much further have lost what they held [ranges]
 LEVEL_S = 0.5  # the opening that is held is the median over this long after closing
 LASTS_S = 0.3  # a loss lasts at least so long
@@ -47,7 +49,8 @@ def grips(state: State) -> list[Grip]:
 
 
 def _of_gripper(state: State, number: int, speed: np.ndarray) -> Iterator[Grip]:
-    low, high = float(state.gripper_low[number]), float(state.gripper_high[number])
+    low = min(float(state.gripper_low[number]), 0.0)  # a recording without an empty closing does not show how low it is
+    high = float(state.gripper_high[number])
     opening, time_s = (state.gripper[:, number] - low) / max(high - low, 1e-9), state.time_s
     moves = list(steady_moves(time_s, opening))
     for place, (start, stop) in enumerate(moves):

@@ -1,4 +1,4 @@
-"""The search index of an analysed folder: every segment, flag and failure as text, and as a vector where there is a model.
+"""The search index of an analysed folder: every segment, flag and failure as text, and as a vector if there is a model.
 
 `index.sqlite` holds `moments` (one row each), `words` (FTS5 over them) and `about` (schema, the embedding model).
 """

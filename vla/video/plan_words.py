@@ -121,9 +121,7 @@ class PlanWords:
         return Observation(images, state, story.item.task, time_s)
 
 
-def _first_yes(
-    question: str, times_s: Sequence[float], said: Sequence[str], track: Track, identity: str
-) -> Answer:
+def _first_yes(question: str, times_s: Sequence[float], said: Sequence[str], track: Track, identity: str) -> Answer:
     """Answer when something begins: the first frame of the longest run of "yes"."""
     runs: list[list[float]] = [[]]
     for time_s, text in zip(times_s, said, strict=True):

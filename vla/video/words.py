@@ -35,7 +35,6 @@ class Words(Protocol):
         """Return the segments with better labels; one that could not be named keeps its label and says why."""
         ...
 
-
     def judge(self, story: Story) -> Outcome:
         """Return the outcome, given the measured one with its suspects; where no judgement came, that and why."""
         ...
