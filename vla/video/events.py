@@ -159,11 +159,11 @@ def _stalls(motion: Motion, state: State) -> Iterator[Event]:
         yield Event(float(state.time_s[start]), "stall", STATE, min(1.0, most / 0.3), words)
 
 
-def stalls(motion: Motion, state: State) -> list[tuple[int, int, float]]:
+def stalls(motion: Motion, state: State, least: float = STALLED_S) -> list[tuple[int, int, float]]:
     """Return (first, last moment, most) of where the arm does not follow its command, as at a contact or collision.
 
-    A moving arm lags behind by about a fixed time, which is taken off: `most` of what remains counts, in seconds of
-    movement at reference speed.
+    A moving arm lags behind by about a fixed time, which is taken off: what remains counts from `least` on, in seconds
+    of movement at reference speed.
     """
     if state.command is None:
         return []
@@ -174,7 +174,7 @@ def stalls(motion: Motion, state: State) -> list[tuple[int, int, float]]:
     excess = gap - lag_s * motion.speed
     return [
         (start, stop, float(excess[start : stop + 1].max()))
-        for start, stop in spans(excess > STALLED_S)
+        for start, stop in spans(excess > least)
         if state.time_s[stop] - state.time_s[start] >= STALL_LASTS_S - 1e-6
     ]
 

@@ -11,7 +11,7 @@ from vla.video.events import arm_motion, stalls
 from vla.video.grips import Grip, grips
 from vla.video.source import Item
 from vla.video.state import State
-from vla.video.things import HUES, LEAST_SHARE, colours_named, moved
+from vla.video.things import HUES, LEAST_SHARE, ROUND, SQUARE, colours_named, moved, shape_named
 from vla.video.track import Track
 
 FAILURE, SUCCESS, NONE, UNKNOWN = "failure", "success", "none", "unknown"  # NONE: nothing speaks for a failure
@@ -27,6 +27,7 @@ MODES = {
 }
 SUSPECTS = 3  # that are told
 BLOCKED_S = 1.0  # an arm that stays behind its command for so long is blocked
+BLOCKED_LEAST = 0.03  # behind its command by so much more than following explains, in seconds at reference speed
 BLOCKED_SPEED = 0.25  # and slower than this, relative to its reference speed
 BEFORE_S, AFTER_S = 0.6, 0.5  # a thing is looked for until so long before it is grasped, and from so long after
 TIMES_MORE = 2.0  # another colour moves when it moves by so many times as much as the one that was named
@@ -94,8 +95,7 @@ def decided(suspects: Sequence[Suspect]) -> Outcome:
 def _of_grips(state: State, tracks: Mapping[str, Track], steps: Sequence[str]) -> list[Suspect]:
     """Suspect every closing that comes to nothing; good ones that follow put it right, one for each step to be done."""
     found = [grip for grip in grips(state) if grip.still or not grip.empty]
-    named = [(colours_named(step) or [""])[0] for step in steps]
-    wrong = {number: _other_colour(grip, found, tracks, named) for number, grip in enumerate(found) if grip.good}
+    wrong = {number: _other_thing(grip, found, tracks, steps) for number, grip in enumerate(found) if grip.good}
     good = [number for number, other in wrong.items() if not other]
     needed = max(len(steps), 1)
     suspects = []
@@ -120,8 +120,9 @@ def _suspect(grip: Grip, other: str) -> Suspect:
     return Suspect(grip.closed_s, "missed_grasp", (words,))
 
 
-def _other_colour(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track], named: Sequence[str]) -> str:
-    """Say which colour moved with a grip although none was named so, "" where the picture does not tell."""
+def _other_thing(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track], steps: Sequence[str]) -> str:
+    """Say what moved with a grip although the instruction names something else, "" where the picture does not tell."""
+    named = [(colours_named(step) or [""])[0] for step in steps]
     if not named or any(name not in HUES for name in named):
         return ""
     track = min(tracks.values(), key=lambda track: float(np.abs(track.flow).mean()))  # the camera that stands still
@@ -132,12 +133,21 @@ def _other_colour(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track]
     after_s = ((grip.stop_s if grip.opened else grip.closed_s) + AFTER_S, end_s)
     if after_s[0] >= after_s[1]:
         return ""
-    shares = moved(track, before_s, after_s)
+    change = moved(track, before_s, after_s)
+    shares = {name: change.share(name) for name in HUES}
     known = max(shares[name] for name in named)
     other = max((name for name in shares if name not in named), key=lambda name: shares[name])
-    if shares[other] < LEAST_SHARE or shares[other] < TIMES_MORE * known:
+    if shares[other] >= max(LEAST_SHARE, TIMES_MORE * known):
+        return f"{other} moves over {100 * shares[other]:.2f} % of the picture, {named[0]} over {100 * known:.2f} %"
+    shape, left = shape_named(steps[0]) if len(steps) == 1 else "", change.left(named[0])
+    if left is None:
         return ""
-    return f"{other} moves over {100 * shares[other]:.2f} % of the picture, {named[0]} over {100 * known:.2f} %"
+    squareness, stayed = left
+    if shape == "square" and squareness < ROUND and max(stayed) > SQUARE:
+        return f"a round {named[0]} thing leaves its place, a square one stays"
+    if shape == "round" and squareness > SQUARE and min(stayed) < ROUND:
+        return f"a square {named[0]} thing leaves its place, a round one stays"
+    return ""
 
 
 def _of_stalls(state: State) -> list[Suspect]:
@@ -146,7 +156,7 @@ def _of_stalls(state: State) -> list[Suspect]:
         return []
     motion = arm_motion(state)
     found = []
-    for start, stop, most in stalls(motion, state):
+    for start, stop, most in stalls(motion, state, BLOCKED_LEAST):
         length_s = float(state.time_s[stop] - state.time_s[start])
         if length_s >= BLOCKED_S and float(motion.speed[start : stop + 1].mean()) < BLOCKED_SPEED:
             words = f"the arm stays behind its command for {length_s:.1f} s, by up to {most * motion.fast:.3g}"
