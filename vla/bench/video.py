@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vla.bench import spoilt
+from vla.bench import failures, spoilt
+from vla.bench.mishaps import Mishaps
 from vla.bench.rivals import peract, random, scene_cuts, score, uniform
 from vla.bench.truth import half, merged, truth
 from vla.data.dataset import Episode, EpisodeDataset
@@ -54,12 +55,15 @@ def measure(
     spoilt_episodes: int,
     speed_s: float,
     words: Words | None = None,
+    mishaps: Mishaps | None = None,
+    failing_episodes: int = 0,
 ) -> dict[str, Any]:
     """Score at most `episodes` episodes of the held half of a dataset, collected anew where none is given.
 
     collect is called with root and episodes, and must write columns as `vla collect` does. `spoilt_episodes` of them
     are spoilt in every way of `vla.bench.spoilt`. speed_s: length of the clip on which speed is measured.
-    words: who names segments; None leaves label_accuracy out.
+    words: who names segments; None leaves label_accuracy out. mishaps: records `failing_episodes` episodes in which
+    things go wrong; None leaves failure_moment out.
     """
     rng = np.random.default_rng(seed)
     with _data(dataset, collect, 2 * episodes) as root, Decoder() as decoder:
@@ -72,11 +76,13 @@ def measure(
         scored = [_examine(data, item, episode, decoder, words or NoWords(), rng) for item, episode in bar]
         quality = _quality(data, [item for item, _ in chosen[:spoilt_episodes]], decoder, rng)
         speed = _speed(data, speed_s)
+        moments = _failure_moment(mishaps, failing_episodes, decoder) if mishaps and failing_episodes else None
     return {
         "episodes": len(scored),
         "hours": sum(episode.length_s for episode in scored) / 3600,
         **_summary(scored),
         "label_accuracy": _label_accuracy(scored) if words else None,
+        "failure_moment": moments,
         "quality": quality,
         **speed,
         "dataset": dataset or "collected",
@@ -91,6 +97,12 @@ def _data(dataset: str | None, collect: Callable[..., Any], episodes: int) -> It
     with tempfile.TemporaryDirectory(prefix="vla-bench-video-") as folder:
         collect(root=Path(folder) / "dataset", episodes=episodes)
         yield Path(folder) / "dataset"
+
+
+def _failure_moment(mishaps: Mishaps, episodes: int, decoder: Decoder) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="vla-bench-video-") as folder:
+        mishaps.collect(Path(folder) / "dataset", episodes)
+        return failures.score(failures.examine(Path(folder) / "dataset", decoder))
 
 
 def _examine(

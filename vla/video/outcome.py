@@ -27,7 +27,7 @@ MODES = {
 }
 SUSPECTS = 3  # that are told
 BLOCKED_S = 1.0  # an arm that stays behind its command for so long is blocked
-BLOCKED_LEAST = 0.03  # behind its command by so much more than following explains, in seconds at reference speed
+BLOCKED_LEAST = 0.02  # behind its command by so much more than following explains, in seconds at reference speed
 BLOCKED_SPEED = 0.25  # and slower than this, relative to its reference speed
 BEFORE_S, AFTER_S = 0.6, 0.5  # a thing is looked for until so long before it is grasped, and from so long after
 TIMES_MORE = 2.0  # another colour moves when it moves by so many times as much as the one that was named
@@ -123,7 +123,7 @@ def _suspect(grip: Grip, other: str) -> Suspect:
 def _other_thing(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track], steps: Sequence[str]) -> str:
     """Say what moved with a grip although the instruction names something else, "" where the picture does not tell."""
     named = [(colours_named(step) or [""])[0] for step in steps]
-    if not named or any(name not in HUES for name in named):
+    if not named or "" in named:
         return ""
     track = min(tracks.values(), key=lambda track: float(np.abs(track.flow).mean()))  # the camera that stands still
     others = [other for other in every if other is not grip]
@@ -135,11 +135,13 @@ def _other_thing(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track],
         return ""
     change = moved(track, before_s, after_s)
     shares = {name: change.share(name) for name in HUES}
-    known = max(shares[name] for name in named)
-    other = max((name for name in shares if name not in named), key=lambda name: shares[name])
-    if shares[other] >= max(LEAST_SHARE, TIMES_MORE * known):
+    known = max(shares.get(name, 0.0) for name in named)  # black and white things are not followed
+    spoken_of = {name for step in steps for name in colours_named(step)}  # what is put on them covers targets
+    other = max((name for name in shares if name not in spoken_of), key=lambda name: shares[name], default="")
+    if other and shares[other] >= max(LEAST_SHARE, TIMES_MORE * known):
         return f"{other} moves over {100 * shares[other]:.2f} % of the picture, {named[0]} over {100 * known:.2f} %"
-    shape, left = shape_named(steps[0]) if len(steps) == 1 else "", change.left(named[0])
+    left = change.left(named[0]) if len(steps) == 1 and named[0] in HUES else None
+    shape = shape_named(steps[0]) if steps else ""
     if left is None:
         return ""
     squareness, stayed = left
