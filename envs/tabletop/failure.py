@@ -22,6 +22,7 @@ LEVEL_M = 0.004  # jaws so close to the height of what they miss begin to close
 LIFTED_M = 0.03  # from this height on an object slips...
 SLIP_STEPS = (1, 8)  # ...after so many control steps
 FIXED_JAW_M = 0.0125  # from the fixed jaw's face to the tip
+FALLEN_M = 0.01  # what slipped lies so far below the tip
 SLIPPERY = 0.01  # friction of what slips
 JAMMED = 1e5  # damping of a drawer that does not move [N s/m]
 PUSHED_N = 1.0  # a drawer that is pushed so hard is tried
@@ -107,8 +108,8 @@ class FailingExpert(Expert):
         self.failed = self.failed or (self._gripping and hand.opening < opening_around(world, goal.object))
 
     def _slip(self, world: World, goal: Goal, belief: "_Belief") -> None:
-        held = is_held(world, goal.object)
-        if self._kept and not self.failed and not held:
+        held, below = is_held(world, goal.object), super().hand(world).at()[2] - world.position(goal.object)[2]
+        if self._kept and not self.failed and not held and below > FALLEN_M:
             self.failed = True
         elif held and not self._kept and world.position(goal.object)[2] > LIFTED_M:
             self._wait -= 1

@@ -9,7 +9,7 @@ from vla.video.events import FUMBLE_S, GRIPPER_EMPTY, arm_motion, steady_moves
 from vla.video.state import State
 
 STILL = (
-    0.4  # mean speed of an arm that stands to grasp, relative to its reference speed; jaws that close underway do not
+    0.4  # median speed of an arm that stands to grasp, relative to its reference speed; jaws that close underway do not
 )
 LOST = 0.06  # jaws that close so much further have lost what they held [ranges]
 LEVEL_S = 0.5  # the opening that is held is the median over this long after closing
@@ -31,9 +31,14 @@ class Grip:
     lost_to: float = 0.0  # the opening after that [ranges]
 
     @property
+    def fumbled(self) -> bool:
+        """Whether it opens again at once."""
+        return self.opened and self.stop_s - self.start_s < FUMBLE_S
+
+    @property
     def empty(self) -> bool:
         """Whether it closes on nothing, or opens again at once."""
-        return self.opening < GRIPPER_EMPTY or (self.opened and self.stop_s - self.start_s < FUMBLE_S)
+        return self.opening < GRIPPER_EMPTY or self.fumbled
 
     @property
     def good(self) -> bool:
@@ -69,7 +74,7 @@ def _of_gripper(state: State, number: int, speed: np.ndarray) -> Iterator[Grip]:
             stop_s=float(time_s[end]),
             opened=until is not None,
             opening=level,
-            still=float(speed[start:stop].mean()) < STILL,
+            still=float(np.median(speed[start:stop])) < STILL,
             lost_s=None if lost is None else float(time_s[stop + lost]),
             lost_to=0.0 if lost is None else float(opening[stop + lost : end + 1].min()),
         )

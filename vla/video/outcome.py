@@ -103,7 +103,8 @@ def _of_grips(state: State, tracks: Mapping[str, Track], steps: Sequence[str]) -
         if number in good:
             continue
         later = sum(other > number for other in good)
-        put_right = later > 0 and len(good) >= needed
+        tried_again = grip.fumbled and number + 1 < len(found)  # what comes of that is judged on its own
+        put_right = tried_again or (later > 0 and len(good) >= needed)
         suspects.append(replace(_suspect(grip, wrong.get(number, "")), put_right=put_right))
     return suspects
 
@@ -115,7 +116,7 @@ def _suspect(grip: Grip, other: str) -> Suspect:
         words = f"{grip.name} closes from {100 * grip.opening:.0f} to {100 * grip.lost_to:.0f} % open while it holds"
         return Suspect(grip.lost_s, "slip", (words,))
     words = f"{grip.name} closes to {100 * grip.opening:.0f} % open while the arm stands: nothing is between the jaws"
-    if grip.opened and grip.stop_s - grip.closed_s < BEFORE_S:
+    if grip.fumbled:
         words = f"{grip.name} closes and opens again at once"
     return Suspect(grip.closed_s, "missed_grasp", (words,))
 
@@ -126,7 +127,7 @@ def _other_thing(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track],
     if not named or "" in named:
         return ""
     track = min(tracks.values(), key=lambda track: float(np.abs(track.flow).mean()))  # the camera that stands still
-    others = [other for other in every if other is not grip]
+    others = [other for other in every if other is not grip and not other.empty]
     begin_s = max([other.stop_s for other in others if other.stop_s <= grip.start_s], default=float(track.time_s[0]))
     end_s = min([other.start_s for other in others if other.start_s >= grip.stop_s], default=float(track.time_s[-1]))
     before_s = (begin_s, max(grip.start_s - BEFORE_S, begin_s))
