@@ -14,6 +14,7 @@ from PIL import Image
 from tests.video.scenes import record
 from tests.video.test_decode import write as encode
 from vla.cli import run
+from vla.data.dataset import EpisodeDataset
 from vla.video import timeline
 from vla.video.analyze import analyze, folder_name, questions
 from vla.video.answer import NOT_VISIBLE, Answer, cite
@@ -101,6 +102,24 @@ def test_the_command_line_analyses_a_dataset(tmp_path, monkeypatch):
         (["path=nowhere.mp4"], 1, "nowhere.mp4 does not exist: give a video"),
     ],
 )
+def test_segments_become_the_subtasks_of_a_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(GOLDEN, "data")
+    command = ["analyze", "path=data", "out=done", "vlm=none", "episodes=[0,2]"]
+    assert run([*command, "subtasks=labelled"]) == 0
+    assert "subtask" not in EpisodeDataset("data").features
+    labelled, result = EpisodeDataset("labelled"), json.loads(Path("done/result.json").read_text())
+    column = labelled.column("subtask")
+    for item, episode in zip(result["items"], [labelled.episodes[0], labelled.episodes[2]], strict=True):
+        segments = json.loads(Path(item["timeline"]).read_text())["segments"]
+        own = column[episode.start : episode.start + episode.length]
+        assert own[0] == segments[0]["label"] and own[-1] == segments[-1]["label"]
+        assert set(own) <= {segment["label"] for segment in segments}
+    assert set(column[labelled.episodes[1].start : labelled.episodes[2].start]) == {""}
+    assert run([*command, "subtasks=in_place"]) == 0 and EpisodeDataset("data").column("subtask") == column
+    assert run([*command, "subtasks=in_place"]) == 1  # it has them now
+
+
 def test_questions_are_answered_in_the_result_and_on_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encode(tmp_path / "a.mp4", record(1).frames)

@@ -14,6 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from vla.data.annotate import annotate
+from vla.data.dataset import EpisodeDataset
 from vla.result import write_result
 from vla.video import overview, report, timeline
 from vla.video.analysis import analyse
@@ -28,6 +30,7 @@ from vla.video.source import Item, find
 from vla.video.words import Words
 
 ITEMS = "items"  # folder of the items' folders
+SUBTASK, IN_PLACE = "subtask", "in_place"  # the feature that is written, and the word for changing the dataset itself
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="analyze")
@@ -50,6 +53,7 @@ def main(config: DictConfig) -> None:
         questions=questions(plain["ask"]),
         fresh=plain["fresh"],
     )
+    result["subtasks"] = write_subtasks(Path(plain["path"]), result["items"], plain["subtasks"])
     path = write_result(out, seed=plain["seed"], **result)
     for item in result["items"]:
         for answer in item["qa"]["answers"]:
@@ -111,6 +115,32 @@ def questions(ask: str | Sequence[str] | None) -> list[str]:
     if not all(re.search(r"\w", text) for text in asked):
         raise ValueError(f'ask={ask!r} holds no question: give words, such as ask="when is the cube dropped?"')
     return asked
+
+
+def write_subtasks(
+    path: Path, items: Sequence[dict[str, Any]], where: str | None, feature: str = SUBTASK
+) -> Path | None:
+    """Write the label of the segment that each frame lies in as a text feature of the dataset that was analysed.
+
+    items: of the result. where: a new folder for a copy of the dataset, IN_PLACE for the dataset itself, None for
+    nowhere. Frames of episodes that were not analysed get "". ValueError where `path` is no dataset.
+    """
+    if where is None:
+        return None
+    if not (path / "meta/info.json").is_file():
+        raise ValueError(f"{path} is no LeRobot v3 dataset, so no subtasks can be written: leave subtasks out")
+    data, texts = EpisodeDataset(path), {}
+    for row in items:
+        record = timeline.read(row["timeline"].parent)
+        if record is not None and record["segments"]:
+            episode = data.episodes[record["source"]["episode"]]
+            texts[episode.index] = [_label_at(record["segments"], k / data.fps) for k in range(episode.length)]
+    return annotate(path, feature, texts, None if where == IN_PLACE else Path(where))
+
+
+def _label_at(segments: Sequence[dict[str, Any]], time_s: float) -> str:
+    """Return the label of the segment that holds a time; the last one holds what comes after."""
+    return next((part["label"] for part in segments if time_s < part["stop_s"] - 1e-6), segments[-1]["label"])
 
 
 def _chosen(items: list[Item], path: Path, episodes: Sequence[int] | None) -> list[Item]:
