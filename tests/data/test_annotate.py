@@ -1,4 +1,4 @@
-"""Texts reach every frame of a copy, or of the dataset itself if asked for; nothing else changes, a kill loses nothing."""
+"""Texts reach every frame of a copy, or of the dataset itself; nothing else changes, and a kill loses nothing."""
 
 import hashlib
 import json

@@ -14,11 +14,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vla.bench import failures, spoilt
+from vla.bench import failures, retrieval, spoilt
 from vla.bench.mishaps import Mishaps
 from vla.bench.rivals import peract, random, scene_cuts, score, uniform
+from vla.bench.sight import Sight
 from vla.bench.truth import half, merged, truth
 from vla.data.dataset import Episode, EpisodeDataset
+from vla.video import timeline
 from vla.video.analysis import analyse
 from vla.video.child import Decoder
 from vla.video.decode import VideoClip
@@ -44,6 +46,8 @@ class Scored:
     boundaries: dict[str, list[float]]  # of ours with state and with pixels only, and of the rivals
     keyframes: dict[str, list[float]]
     labels: list[tuple[str, str]]  # (true, given) for every frame, "" where no model named it
+    record: dict[str, Any]  # as vla analyze writes it
+    spans: retrieval.Spans  # what is done in truth, and when
 
 
 def measure(
@@ -57,13 +61,15 @@ def measure(
     words: Words | None = None,
     mishaps: Mishaps | None = None,
     failing_episodes: int = 0,
+    sight: Sight | None = None,
 ) -> dict[str, Any]:
     """Score at most `episodes` episodes of the held half of a dataset, collected anew where none is given.
 
     collect is called with root and episodes, and must write columns as `vla collect` does. `spoilt_episodes` of them
     are spoilt in every way of `vla.bench.spoilt`. speed_s: length of the clip on which speed is measured.
     words: who names segments; None leaves label_accuracy out. mishaps: records `failing_episodes` episodes in which
-    things go wrong; None leaves failure_moment out.
+    things go wrong; None leaves failure_moment out. sight: asks what is to be seen; None leaves pope, pointing and
+    degraded out.
     """
     rng = np.random.default_rng(seed)
     with _data(dataset, collect, 2 * episodes) as root, Decoder() as decoder:
@@ -82,8 +88,10 @@ def measure(
         "hours": sum(episode.length_s for episode in scored) / 3600,
         **_summary(scored),
         "label_accuracy": _label_accuracy(scored) if words else None,
+        "search": retrieval.recall([own.record for own in scored], [own.spans for own in scored]),
         "failure_moment": moments,
         "quality": quality,
+        **(sight.measure() if sight else {"pope": None, "pointing": None, "degraded": None}),
         **speed,
         "dataset": dataset or "collected",
     }
@@ -131,7 +139,15 @@ def _examine(
         track.thumbnails.unlink()
     given = [_label_at(found_all.segments, frame / data.fps) for frame in range(episode.length)]
     true = data.column("subtask")[episode.start : episode.start + episode.length]
-    return Scored(length_s, truth(data, episode), found, chosen, list(zip(true, given, strict=True)))
+    return Scored(
+        length_s,
+        truth(data, episode),
+        found,
+        chosen,
+        list(zip(true, given, strict=True)),
+        timeline.document(found_all, fingerprint="", settings={}),
+        retrieval.spans(true, data.fps),
+    )
 
 
 def _label_at(segments: Sequence[Segment], time_s: float) -> str:
