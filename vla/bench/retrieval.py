@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ Spans = list[tuple[float, float, str]]  # of one episode: from, until, subtask
 def spans(subtask: Sequence[str], fps: float) -> Spans:
     """Return the stretches of an episode in which one subtask is done, from the subtask of every frame."""
     edges = [0, *(k for k in range(1, len(subtask)) if subtask[k] != subtask[k - 1]), len(subtask)]
-    return [(start / fps, stop / fps, subtask[start]) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [(start / fps, stop / fps, subtask[start]) for start, stop in pairwise(edges)]
 
 
 def recall(records: Sequence[Mapping[str, Any]], true: Sequence[Spans]) -> dict[str, float | int | None]:

@@ -137,7 +137,9 @@ def _other_thing(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track],
     change = moved(track, before_s, after_s)
     shares = {name: change.share(name) for name in HUES}
     known = max(shares.get(name, 0.0) for name in named)  # black and white things are not followed
-    spoken_of = {name for step in steps for name in colours_named(step)}  # what is put on them covers targets
+    spoken_of = set(named)
+    if not spoken_of & HUES.keys():  # nothing says whether the thing named has moved, and what it is put on is covered
+        spoken_of |= {name for step in steps for name in colours_named(step)}
     other = max((name for name in shares if name not in spoken_of), key=lambda name: shares[name], default="")
     if other and shares[other] >= max(LEAST_SHARE, TIMES_MORE * known):
         return f"{other} moves over {100 * shares[other]:.2f} % of the picture, {named[0]} over {100 * known:.2f} %"
