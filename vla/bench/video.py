@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vla.bench import failures, retrieval, spoilt
+from vla.bench import failures, retrieval, selection, spoilt
 from vla.bench.mishaps import Mishaps
 from vla.bench.rivals import peract, random, scene_cuts, score, uniform
 from vla.bench.sight import Sight
@@ -48,6 +48,7 @@ class Scored:
     labels: list[tuple[str, str]]  # (true, given) for every frame, "" where no model named it
     record: dict[str, Any]  # as vla analyze writes it
     spans: retrieval.Spans  # what is done in truth, and when
+    shown: selection.Shown  # which true moments the frames chosen for a question show
 
 
 def measure(
@@ -89,6 +90,7 @@ def measure(
         **_summary(scored),
         "label_accuracy": _label_accuracy(scored) if words else None,
         "search": retrieval.recall([own.record for own in scored], [own.spans for own in scored]),
+        "frames_for_questions": selection.score([own.shown for own in scored]),
         "failure_moment": moments,
         "quality": quality,
         **(sight.measure() if sight else {"pope": None, "pointing": None, "degraded": None}),
@@ -147,6 +149,7 @@ def _examine(
         list(zip(true, given, strict=True)),
         timeline.document(found_all, fingerprint="", settings={}),
         retrieval.spans(true, data.fps),
+        selection.shown(found_all, truth(data, episode)),
     )
 
 
