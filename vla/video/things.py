@@ -16,7 +16,7 @@ DIFFERS = 40  # levels by which a pixel has changed
 LEAST_SHARE = 0.0012  # of the picture that a thing covers which counts as moved, half a cube in our world
 SMALL_SHARE = 0.012  # at most this much of the picture is covered by a thing that can be grasped in our world
 LEFT = 0.6  # of the pixels of a thing that change when it leaves
-SQUARE, ROUND = 0.84, 0.82  # what fills more, or less, of its smallest rectangle is a box, or a disc
+SQUARE, ROUND = 0.86, 0.81  # what fills more, or less, of its smallest rectangle is a box, or a disc
 SQUARE_SHAPES, ROUND_SHAPES = ("cube", "block", "box", "brick"), ("cylinder", "ball", "can", "disc", "cup")
 _NAMED = re.compile(rf"\b({'|'.join((*HUES, 'black', 'white'))})\b", re.IGNORECASE)
 
