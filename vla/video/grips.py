@@ -81,7 +81,12 @@ def _of_gripper(state: State, number: int, speed: np.ndarray) -> Iterator[Grip]:
 
 
 def _loss(time_s: np.ndarray, opening: np.ndarray, level: float) -> int | None:
-    """Return the first moment from which on the opening stays below the level that was held, None if it does not."""
+    """Return the first moment from which on the opening stays below the level that was held, None if it does not.
+
+    Jaws that only settle on what turns between them do not close all the way.
+    """
+    if opening.min() >= GRIPPER_EMPTY:
+        return None
     below = opening < level - LOST
     for moment in np.flatnonzero(below):
         lasts = time_s <= time_s[moment] + LASTS_S + 1e-6
