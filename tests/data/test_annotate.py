@@ -35,7 +35,7 @@ def digests(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def assert_has_texts(root: Path, texts: dict[int, list[str]], feature: str = "subtask") -> None:
+def assert_has_texts(root: Path, texts: dict[int, list[str]], feature: str = "label") -> None:
     """Compare what a fresh reader reads."""
     data = EpisodeDataset(root)
     column = data.column(feature)
@@ -46,7 +46,7 @@ def assert_has_texts(root: Path, texts: dict[int, list[str]], feature: str = "su
 
 def test_a_copy_has_the_texts_and_the_source_stays_as_it_was(dataset, tmp_path):
     before, texts = digests(dataset), texts_for(dataset)
-    copy = annotate(dataset, "subtask", texts, tmp_path / "copy")
+    copy = annotate(dataset, "label", texts, tmp_path / "copy")
     assert digests(dataset) == before and not list(tmp_path.glob(".*"))
     assert_has_texts(copy, texts)
     after = digests(copy)
@@ -58,13 +58,13 @@ def test_a_copy_has_the_texts_and_the_source_stays_as_it_was(dataset, tmp_path):
     np.testing.assert_array_equal(ours.column("action"), theirs.column("action"))
     for path in copy.glob("data/*/*.parquet"):
         described = json.loads(pq.read_schema(path).metadata[b"huggingface"])["info"]["features"]
-        assert described["subtask"] == {"dtype": "string", "_type": "Value"}
+        assert described["label"] == {"dtype": "string", "_type": "Value"}
 
 
 def test_the_dataset_itself_is_changed_where_asked(dataset):
     texts = texts_for(dataset)
     before = digests(dataset)
-    assert annotate(dataset, "subtask", texts, None) == dataset
+    assert annotate(dataset, "label", texts, None) == dataset
     assert_has_texts(dataset, texts)
     assert digests(dataset).keys() == before.keys()
 
@@ -106,12 +106,12 @@ def test_what_cannot_be_done_is_refused_and_nothing_changes(dataset, tmp_path):
     (tmp_path / "full/file").touch()
     for feature, target, words in (
         ("action", tmp_path / "copy", "has a feature 'action' already: choose another name"),
-        ("subtask", tmp_path / "full", "exists: name a folder that does not"),
-        ("subtask", dataset / "inside", "lies inside the dataset"),
+        ("label", tmp_path / "full", "exists: name a folder that does not"),
+        ("label", dataset / "inside", "lies inside the dataset"),
         ("a/b", None, "feature name 'a/b' is not possible"),
     ):
         with pytest.raises(ValueError, match=words):
             annotate(dataset, feature, texts, target)
     with pytest.raises(ValueError, match=r"episode 0 has \d+ frames and 1 texts"):
-        annotate(dataset, "subtask", {0: ["one"]}, None)
+        annotate(dataset, "label", {0: ["one"]}, None)
     assert digests(dataset) == before

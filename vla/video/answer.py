@@ -120,7 +120,7 @@ def _stems(text: str) -> set[str]:
 def _stem(word: str) -> str:
     """Cut common English endings: dropped, dropping, drops -> drop."""
     for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
+        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
             word = word[: -len(ending)]
             break
     if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "ls":
