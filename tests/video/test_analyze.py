@@ -105,18 +105,18 @@ def test_the_command_line_analyses_a_dataset(tmp_path, monkeypatch):
 def test_segments_become_the_subtasks_of_a_dataset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(GOLDEN, "data")
-    command = ["analyze", "path=data", "out=done", "vlm=none", "episodes=[0,2]"]
+    command = ["analyze", "path=data", "out=done", "vlm=none", "episodes=[0,2]", "subtask_feature=label"]
     assert run([*command, "subtasks=labelled"]) == 0
-    assert "subtask" not in EpisodeDataset("data").features
+    assert "label" not in EpisodeDataset("data").features
     labelled, result = EpisodeDataset("labelled"), json.loads(Path("done/result.json").read_text())
-    column = labelled.column("subtask")
+    column = labelled.column("label")
     for item, episode in zip(result["items"], [labelled.episodes[0], labelled.episodes[2]], strict=True):
         segments = json.loads(Path(item["timeline"]).read_text())["segments"]
         own = column[episode.start : episode.start + episode.length]
         assert own[0] == segments[0]["label"] and own[-1] == segments[-1]["label"]
         assert set(own) <= {segment["label"] for segment in segments}
     assert set(column[labelled.episodes[1].start : labelled.episodes[2].start]) == {""}
-    assert run([*command, "subtasks=in_place"]) == 0 and EpisodeDataset("data").column("subtask") == column
+    assert run([*command, "subtasks=in_place"]) == 0 and EpisodeDataset("data").column("label") == column
     assert run([*command, "subtasks=in_place"]) == 1  # it has them now
 
 

@@ -30,7 +30,7 @@ from vla.video.source import Item, find
 from vla.video.words import Words
 
 ITEMS = "items"  # folder of the items' folders
-SUBTASK, IN_PLACE = "subtask", "in_place"  # the feature that is written, and the word for changing the dataset itself
+IN_PLACE = "in_place"  # the word for changing the dataset itself
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="analyze")
@@ -53,7 +53,9 @@ def main(config: DictConfig) -> None:
         questions=questions(plain["ask"]),
         fresh=plain["fresh"],
     )
-    result["subtasks"] = write_subtasks(Path(plain["path"]), result["items"], plain["subtasks"])
+    result["subtasks"] = write_subtasks(
+        Path(plain["path"]), result["items"], plain["subtasks"], plain["subtask_feature"]
+    )
     path = write_result(out, seed=plain["seed"], **result)
     for item in result["items"]:
         for answer in item["qa"]["answers"]:
@@ -117,9 +119,7 @@ def questions(ask: str | Sequence[str] | None) -> list[str]:
     return asked
 
 
-def write_subtasks(
-    path: Path, items: Sequence[dict[str, Any]], where: str | None, feature: str = SUBTASK
-) -> Path | None:
+def write_subtasks(path: Path, items: Sequence[dict[str, Any]], where: str | None, feature: str) -> Path | None:
     """Write the label of the segment that each frame lies in as a text feature of the dataset that was analysed.
 
     items: of the result. where: a new folder for a copy of the dataset, IN_PLACE for the dataset itself, None for
