@@ -17,6 +17,7 @@ from tests.video.test_events import track_of
 from vla.video.chat import EndpointError, NoReply
 from vla.video.chat_words import LABEL, ChatWords, read_names
 from vla.video.keyframes import all_events
+from vla.video.outcome import judge
 from vla.video.plan_words import PlanWords, between_rests, deed, fit
 from vla.video.segments import MEASURED, Segment, cut, merged
 from vla.video.sheet import COLUMNS, ROWS, TILE, sheets
@@ -31,7 +32,8 @@ def story(tmp_path_factory) -> Story:
     track = track_of(scene, tmp_path_factory.mktemp("scene"))
     events = all_events({"top": track}, scene.state)
     item = Item("scene", track.thumbnails, {}, task='carry the "discs"')
-    return Story(item, {"top": track}, events, cut(events, track.time_s[track.sample]))
+    judged = judge(replace(item, state=scene.state), {"top": track})
+    return Story(item, {"top": track}, events, cut(events, track.time_s[track.sample]), judged)
 
 
 def edges(segments) -> list[tuple[float, float]]:
