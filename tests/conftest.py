@@ -8,11 +8,13 @@ from hypothesis import settings
 
 from vla.cli import missing_libraries
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core; before anything imports torch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if sys.platform == "linux":  # render without a display; before anything imports mujoco
     os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-# The same examples in every run, so that a change is judged by what it changed; HYPOTHESIS_PROFILE=search looks for more.
+# The same examples in every run, so that a failure is the change's own; HYPOTHESIS_PROFILE=search looks for more.
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("search", max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))

@@ -16,7 +16,7 @@ SMALL = [
     "model.language.n_head=2",
     "model.language.n_inner=64",
     "batch_size=8",
-    "shards=2",
+    "shards=1",
 ]
 
 

@@ -149,7 +149,31 @@ def test_every_thing_that_is_pointed_at_comes_with_the_word_that_names_it(batche
 def test_a_named_box_is_that_of_the_stored_answer(labels, batches):
     index = next(i for i, row in enumerate(labels.vqa) if "<box" in row)
     items = [item for item in json.loads(labels.vqa[index]) if item["type"] == "point"]
-    _, _, boxes = batches._named(np.array([index]))
-    for item, box in zip(items, boxes[0], strict=True):
+    _, _, boxes = batches._named(np.array([index]), np.random.default_rng(0))
+    for item, box in zip(items, boxes[0], strict=False):
         told = "not visible" if box.isnan().any() else "<box {:.0f} {:.0f} {:.0f} {:.0f}>".format(*(box * 1023))
         assert told == item["answer"]
+
+
+def test_what_is_absent_is_pointed_at_in_vain(labels, batches):
+    episodes = [plan for plan, absent in enumerate(labels.absent) if absent]
+    assert episodes
+    for plan in episodes:
+        rows = [row for row, of in zip(labels.vqa, labels.plan_of, strict=True) if of == plan]
+        captions = [item["answer"] for row in rows for item in json.loads(row) if item["type"] == "caption"]
+        assert not any(name in caption for name in labels.absent[plan] for caption in captions)
+    index = int(np.flatnonzero(labels.plan_of == episodes[0])[0])
+    asked = batches._point_in_vain(index, np.random.default_rng(0))
+    assert (
+        asked["answer"] == "not visible"
+        and asked["question"].removeprefix("point to the ") in labels.absent[plan_of(labels, index)]
+    )
+    ids, at, box = batches._named(np.array([index]), np.random.default_rng(0))
+    words = batches.processor.tokenizer.convert_ids_to_tokens(ids[0].tolist())
+    last = int(at[0].max())
+    assert " ".join(words[last - 1 : last + 1]) in labels.absent[plan_of(labels, index)]
+    assert box[0, int(at[0].argmax())].isnan().all()
+
+
+def plan_of(labels, index):
+    return int(labels.plan_of[index])

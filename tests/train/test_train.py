@@ -22,6 +22,8 @@ from vla.train.snapshot import load_snapshot, save_snapshot
 from vla.train.train import _start_from
 from vla.types import Observation
 
+TWO_CORES = ("steps=24", "save_every=8", "warmup_steps=4", "shards=2")
+
 
 def train(dataset, out, *overrides, **kwargs):
     command = [sys.executable, "-m", "vla.cli", "train", f"dataset={dataset.root}", f"out={out}", *SMALL, *overrides]
@@ -31,7 +33,7 @@ def train(dataset, out, *overrides, **kwargs):
 @pytest.fixture(scope="module")
 def trained(demonstrations, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    done = train(demonstrations, out, "steps=24", "save_every=8", "warmup_steps=4")
+    done = train(demonstrations, out, *TWO_CORES)
     assert done.returncode == 0, done.stderr
     return out, json.loads((out / "result.json").read_text())
 
@@ -51,14 +53,13 @@ def test_result_and_checkpoint_are_complete(trained, demonstrations):
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(trained, demonstrations, tmp_path):
     out, result = trained
     command = [sys.executable, "-m", "vla.cli", "train", f"dataset={demonstrations.root}", f"out={tmp_path}"]
-    overrides = [*SMALL, "steps=24", "save_every=8", "warmup_steps=4"]
-    process = subprocess.Popen([*command, *overrides], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, *SMALL, *TWO_CORES], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 120
     while not (tmp_path / "training_state").exists() and time.monotonic() < deadline_s:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    resumed = train(demonstrations, tmp_path, "steps=24", "save_every=8", "warmup_steps=4")
+    resumed = train(demonstrations, tmp_path, *TWO_CORES)
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads((tmp_path / "result.json").read_text())["loss"] == result["loss"]
     weights = (run / "checkpoints" / "last" / "model.safetensors" for run in (out, tmp_path))
@@ -68,7 +69,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(trained, demon
 
 def test_other_settings_do_not_continue_a_run(trained, demonstrations):
     out, _ = trained
-    refused = train(demonstrations, out, "steps=25", "save_every=8", "warmup_steps=4")
+    refused = train(demonstrations, out, *TWO_CORES, "steps=25")
     assert refused.returncode != 0 and "steps: 24 before, 25 now" in refused.stderr
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from vla.control.grammar import Grammar, PlanRefusedError, admit
 from vla.control.hierarchy import Hierarchy
 from vla.control.planner import Planner, PlannerError, PlanRequest
-from vla.model.prompts import ALL_FINISHED
+from vla.model.prompts import ALL_FINISHED, point_prompt
 from vla.types import Observation
 
 ROUNDS = 4  # of questions before the arm moves on: a check may end a subtask, which asks for a plan
@@ -80,7 +80,7 @@ class Supervisor:
         What is there is found almost always; the shipped model also points at most things that are not there, so for
         it this stops little. The grammar does not depend on it.
         """
-        boxes = self._ask([(observation, f"point to the {thing}") for thing in things], POINT_TOKENS)
+        boxes = self._ask([(observation, point_prompt(thing)) for thing in things], POINT_TOKENS)
         answers = self._ask([(observation, f"is there {_article(t)} {t}") for t in things], CHECK_TOKENS)
         told = zip(things, boxes, answers, strict=True)
         return {thing for thing, box, yes in told if box.startswith("<box") or yes.strip() == "yes"}.__contains__

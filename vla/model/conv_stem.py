@@ -11,7 +11,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class ConvStemConfig(PretrainedConfig):
-    """Channels after each halving of the image, and how many further convolutions follow each."""
+    """Channels after each halving of the image, and how many further convolutions follow each.
+
+    unshuffle: before all that, blocks of so many pixels squared become channels of one place, which loses nothing.
+    """
 
     model_type = "conv_stem"
 
@@ -74,6 +77,8 @@ def _unshuffle(pixels: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return pixels
     batch, channels, height, width = pixels.shape
+    if height % factor or width % factor:
+        raise ValueError(f"an image of {height} x {width} pixels cannot be cut into blocks of {factor} x {factor}")
     blocks = pixels.permute(0, 2, 3, 1).reshape(batch, height // factor, factor, width // factor, factor * channels)
     return blocks.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
 

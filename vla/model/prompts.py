@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 JOINS = (", then ", " and then ", ", after that ")  # between the steps of an instruction
 SEVERAL = re.compile(r"(?:\s*,(?:\s*and\b)?\s*|\s*\b(?:and then|then|after that)\b\s*)+")  # as people write them
+IS_THERE = re.compile(r"is there an? (.+)")
+NOT_VISIBLE = "not visible"  # the answer when asked to point at something that is not in sight
 ALL_FINISHED = "done"  # the planner's answer when nothing remains
 
 
@@ -16,6 +18,11 @@ def has_several_steps(instruction: str) -> bool:
 def split_steps(instruction: str) -> list[str]:
     """Cut an instruction where its words say that another step follows."""
     return [step for step in SEVERAL.split(instruction.strip(" .,;")) if step]
+
+
+def point_prompt(thing: str) -> str:
+    """Ask for the box of something."""
+    return f"point to the {thing}"
 
 
 def plan_prompt(instruction: str, finished: Sequence[str], failed: str = "") -> str:

@@ -8,6 +8,7 @@ N frames of the dataset, B batch, T action horizon, A action dimension.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -20,13 +21,14 @@ from vla.data.dataset import EpisodeDataset
 from vla.data.framecache import FrameCache
 from vla.model.actions import ActionCodec
 from vla.model.processor import Processor, pad
-from vla.model.prompts import ALL_FINISHED, JOINS, plan_prompt
+from vla.model.prompts import ALL_FINISHED, IS_THERE, JOINS, NOT_VISIBLE, plan_prompt, point_prompt
 from vla.model.vocabulary import LOCATIONS, read_box
 
 WORDY_SHARE = 0.15  # of the batches that are not `whole`
 PLAN_SHARE = 0.7  # of the questions in `wordy` batches, captions for the rest
 MADE_UP_SHARE = 0.7  # of the plans: joined from instructions of single steps, so that none is learnt by heart
 MOST_STEPS = 5  # of such an instruction
+ABSENT_SHARE = 0.35  # of the questions that point: at something that is not there
 FAILED_SHARE = 0.15  # of the plans: the step that is due was tried in vain, and is to be tried again
 TYPES = {"short": {"point": 0.5, "yesno": 0.3, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
 
@@ -89,7 +91,8 @@ class Labels:
     subtask_end: np.ndarray  # int[N], one past the last frame of the present subtask
     subtask_number: np.ndarray  # int[N], 0 for the first of the episode
     plans: list[tuple[str, ...]] = field(repr=False)  # of every episode, its subtasks in order
-    plan_of: np.ndarray = field(repr=False)  # int[N], row in `plans`
+    plan_of: np.ndarray = field(repr=False)  # int[N], row in `plans` and `absent`
+    absent: list[tuple[str, ...]] = field(repr=False)  # of every episode, things that are known not to be there
 
     @classmethod
     def read(cls, dataset: EpisodeDataset) -> "Labels":
@@ -119,6 +122,7 @@ class Labels:
             subtask_number=numbers,
             plans=plans,
             plan_of=plan_of,
+            absent=[_absent(dataset.column("vqa")[e.start : e.start + e.length]) for e in dataset.episodes],
         )
 
     def texts(self) -> list[str]:
@@ -126,7 +130,9 @@ class Labels:
         asked = {
             text for row in set(self.vqa) for item in json.loads(row) for text in (item["question"], item["answer"])
         }
-        return sorted({*self.task, *self.subtask, *asked, *JOINS, plan_prompt("", [], "failed"), ALL_FINISHED})
+        return sorted(
+            {*self.task, *self.subtask, *asked, *JOINS, plan_prompt("", [], "failed"), ALL_FINISHED, NOT_VISIBLE}
+        )
 
     def window(self, index: np.ndarray, horizon: int) -> np.ndarray:
         """Absolute targets float32[B, T, A] from each frame on, the last one of the episode repeated."""
@@ -196,7 +202,7 @@ class Batches:
         given = rng.integers(1, self.max_given_steps + 1, size) * (rng.random(size) < self.given_share)
         text_ids, text_mask = pad([self.tokenize(text) for text in texts], self.processor.pad_id)
         question_ids, question_mask, question_labels = self._pack(questions)
-        named_ids, named_at, named_box = self._named(index)
+        named_ids, named_at, named_box = self._named(index, rng)
         return Batch(
             kind=kind,
             images={name: torch.from_numpy(self.frames.gather(name, index)) for name in self.frames.arrays},
@@ -252,7 +258,15 @@ class Batches:
         weights = np.array([shares.get(item["type"], 0.0) for item in items])
         if not weights.sum():
             return None
-        return items[rng.choice(len(items), p=weights / weights.sum())]
+        item = items[rng.choice(len(items), p=weights / weights.sum())]
+        absent = self._point_in_vain(index, rng) if item["type"] == "point" and rng.random() < ABSENT_SHARE else None
+        return absent or item
+
+    def _point_in_vain(self, index: int, rng: np.random.Generator) -> dict[str, str] | None:
+        """Ask to point at something that is not there, if anything is known not to be."""
+        if not (names := self.labels.absent[self.labels.plan_of[index]]):
+            return None
+        return {"question": point_prompt(names[rng.integers(len(names))]), "answer": NOT_VISIBLE, "type": "point"}
 
     def _plan(self, index: int, rng: np.random.Generator) -> dict[str, str]:
         """Ask what is next, before or after the present subtask was declared finished."""
@@ -292,9 +306,12 @@ class Batches:
         ids, mask = pad(rows, self.processor.pad_id)
         return ids, mask, pad(labels, -100)[0]
 
-    def _named(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Collect the things that the stored questions point at, with the words that name them."""
+    def _named(self, index: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Collect the things that the stored questions point at and an absent one, with the words that name them."""
         frames = [[item for item in json.loads(self.labels.vqa[i]) if item["type"] == "point"] for i in index]
+        for i, items in zip(index, frames, strict=True):
+            if absent := self._point_in_vain(i, rng):
+                items.append(absent)
         most = max(1, *map(len, frames))
         rows: list[list[int]] = [[] for _ in frames]
         at, box = torch.full((len(frames), most), -1), torch.full((len(frames), most, 4), torch.nan)
@@ -305,3 +322,9 @@ class Batches:
                 if corners := read_box(item["answer"]):
                     box[number, which] = torch.tensor(corners) / (LOCATIONS - 1)
         return pad(rows, self.processor.pad_id)[0], at, box
+
+
+def _absent(rows: Sequence[str]) -> tuple[str, ...]:
+    """Things of which an episode says that there are none; nothing is taken away or brought during an episode."""
+    items = [item for row in set(rows) for item in json.loads(row) if item["answer"] == "no"]
+    return tuple(sorted({found[1] for item in items if (found := IS_THERE.fullmatch(item["question"]))}))
