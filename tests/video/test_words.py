@@ -14,6 +14,7 @@ from PIL import Image
 from tests.video.chat_server import serving
 from tests.video.scenes import Scene, record
 from tests.video.test_events import track_of
+from vla.video.analysis import UNREAD
 from vla.video.chat import EndpointError, NoReply
 from vla.video.chat_words import LABEL, ChatWords, read_names
 from vla.video.keyframes import all_events
@@ -188,19 +189,19 @@ def test_the_shipped_checkpoint_names_stretches_or_says_why_not(shipped, tmp_pat
     events = all_events(tracks, scene.state)
     parts = cut(events, tracks["front"].time_s)
     item = Item("scene", tmp_path, {}, task="open the drawer, then put the red cube in the blue bowl")
-    named = shipped.name(Story(item, tracks, events, parts))
+    named = shipped.name(Story(item, tracks, events, parts, UNREAD))
     assert edges(named) == edges(parts)
     for part in named:
         assert (part.source == shipped.identity) != part.problem.startswith("not named:")
         assert part.problem or fit(part.label, item.task, 0) is not None
-    assert named == shipped.name(Story(item, tracks, events, parts))
+    assert named == shipped.name(Story(item, tracks, events, parts, UNREAD))
 
 
 def test_what_the_shipped_checkpoint_cannot_read_is_said(shipped, story):
     def problem(task: str, cameras: tuple[str, ...]) -> str:
         item = replace(story.item, task=task)
         tracks = {camera: story.tracks["top"] for camera in cameras}
-        (words,) = {part.problem for part in shipped.name(Story(item, tracks, story.events, story.segments))}
+        (words,) = {part.problem for part in shipped.name(Story(item, tracks, story.events, story.segments, UNREAD))}
         return words
 
     assert "reads plans out of an instruction, and none is known" in problem("", ("front", "wrist"))
