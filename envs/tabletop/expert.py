@@ -112,7 +112,7 @@ class Expert:
 
 def _pick(world: World, goal: Goal, hand: Hand) -> np.ndarray:
     """Grasp from above, lift straight up, hold it there."""
-    if not grips(world, goal.object, hand):
+    if not _grips(world, goal.object, hand):
         return _grasp(world, goal.object, hand)
     return _move(hand, np.array([*hand.at()[:2], arm.TRAVEL_Z]), gripper=0.0)
 
@@ -121,7 +121,7 @@ def _place(world: World, goal: Goal, hand: Hand) -> np.ndarray:
     """Grasp, carry over the target, lower, let go, and retreat upwards."""
     thing, target = world.position(goal.object), world.position(goal.target)
     arrived = is_in if goal.kind == "place" else is_on
-    if grips(world, goal.object, hand):
+    if _grips(world, goal.object, hand):
         place = hand.at()
         place[:2] += target[:2] - thing[:2]
         low = place[2] - (thing[2] - world.items[goal.object].half_height) + _release_height(world, goal)
@@ -259,7 +259,7 @@ def opening_around(world: World, name: str) -> float:
     return float(np.interp(2 * world.items[name].half_size, GAPS_M, np.linspace(0, 0.5, len(GAPS_M))))
 
 
-def grips(world: World, name: str, hand: Hand) -> bool:
+def _grips(world: World, name: str, hand: Hand) -> bool:
     """Say whether the jaws are closed on the object."""
     return hand.opening < opening_around(world, name) + 0.03 and between(world, name, hand, slack=0.006)
 

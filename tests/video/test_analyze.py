@@ -93,15 +93,6 @@ def test_the_command_line_analyses_a_dataset(tmp_path, monkeypatch):
     assert all(Path(item["timeline"]).is_file() and Path(item["report"]).is_file() for item in result["items"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        ([f"path={GOLDEN}", "episodes=[7]"], 1, "episodes [7] are not in"),
-        ([], 1, "what shall be analysed? Give path="),
-        ([f"path={GOLDEN}", "vlm=nothing"], 2, "possible: "),
-        (["path=nowhere.mp4"], 1, "nowhere.mp4 does not exist: give a video"),
-    ],
-)
 def test_segments_become_the_subtasks_of_a_dataset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(GOLDEN, "data")
@@ -137,6 +128,15 @@ def test_questions_are_answered_in_the_result_and_on_the_page(tmp_path, monkeypa
         questions("when | ?")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([f"path={GOLDEN}", "episodes=[7]"], 1, "episodes [7] are not in"),
+        ([], 1, "what shall be analysed? Give path="),
+        ([f"path={GOLDEN}", "vlm=nothing"], 2, "possible: "),
+        (["path=nowhere.mp4"], 1, "nowhere.mp4 does not exist: give a video"),
+    ],
+)
 def test_what_cannot_be_done_is_said_in_one_line(arguments, code, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
