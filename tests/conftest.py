@@ -8,6 +8,8 @@ from hypothesis import settings
 
 from vla.cli import missing_libraries
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core; before anything imports torch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if sys.platform == "linux":  # render without a display; before anything imports mujoco
     os.environ.setdefault("MUJOCO_GL", "egl")
 

@@ -85,6 +85,9 @@ class StudioEnv(TabletopEnv):
             return
         if self._window is None:
             self._window = mujoco.viewer.launch_passive(self.model, self.data, show_left_ui=False, show_right_ui=False)
+            own = self._window.cam  # the visitor may turn it afterwards
+            own.lookat[:], own.distance = self._camera.lookat, self._camera.distance
+            own.azimuth, own.elevation = self._camera.azimuth, self._camera.elevation
         if not self._window.is_running():
             raise RuntimeError("the window was closed")
         time.sleep(max(0.0, self._shown_s + 1 / scene.CONTROL_HZ - time.monotonic()))

@@ -21,6 +21,7 @@ def labels(state, action):
         subtask_number=nothing.astype(int),
         plans=[("move",)],
         plan_of=nothing.astype(int),
+        absent=[()],
     )
 
 

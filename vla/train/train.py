@@ -57,7 +57,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     started_s = time.monotonic()
     seed, steps, batch_size = config["seed"], config["steps"], config["batch_size"]
     device = torch.device(config["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
-    shards = config["shards"] or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
+    shards = config["shards"] or (1 if device.type == "cuda" else _shards(batch_size))
     torch.manual_seed(seed)
     _keep_settings(out, config)
 
@@ -176,6 +176,11 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
+def _shards(batch_size: int) -> int:
+    """One part of the batch a core, unless that leaves less than eight samples to each."""
+    return max(1, min(len(os.sched_getaffinity(0)), batch_size // 8))
+
+
 def _demonstrations(config: dict[str, Any], out: Path) -> Path:
     """Collect the recipe's demonstrations under `out`, as `vla collect` does, and return the dataset."""
     if not config["collect"]:
@@ -188,7 +193,7 @@ def _demonstrations(config: dict[str, Any], out: Path) -> Path:
 
 
 def _start_from(folder: Path, network: Network, processor: Processor) -> None:
-    """Take over what fits of a checkpoint: words by spelling, tensors by name and shape; the rest stays at random."""
+    """Take over what fits: words by spelling, tensors by name, of wider ones the first rows and columns."""
     other = checkpoint.load(folder)
     weights, fresh = other.network.state_dict(), network.state_dict()
     known, wanted = other.processor.tokenizer.get_vocab(), processor.tokenizer.get_vocab()
@@ -201,10 +206,17 @@ def _start_from(folder: Path, network: Network, processor: Processor) -> None:
         print(f"{folder} knows {len(shared)} of {len(wanted)} tokens, the others start at random")
     if other.processor.codec.to_dict() != processor.codec.to_dict():
         print(f"{folder} has other action ranges than this dataset: its bins are fitted to the new ones in training")
-    fitting = {name: weight for name, weight in weights.items() if name in fresh and weight.shape == fresh[name].shape}
+    fitting = {name: cut for name, tensor in fresh.items() if (cut := _cut(weights.get(name), tensor)) is not None}
     if left := sorted(fresh.keys() - fitting.keys()):
         print(f"{len(left)} of {len(fresh)} tensors have no equal in {folder} and start at random: {', '.join(left)}")
     network.load_state_dict(fresh | fitting)
+
+
+def _cut(weight: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    """Take the first rows and columns of a weight that is at least as large in every direction, else None."""
+    if weight is None or weight.ndim != like.ndim or any(w < n for w, n in zip(weight.shape, like.shape, strict=True)):
+        return None
+    return weight[tuple(slice(size) for size in like.shape)]
 
 
 def _keep_settings(out: Path, config: dict[str, Any]) -> None:
