@@ -130,6 +130,7 @@ class Diffusion(ReadoutHead):
         self.max_tokens = 1
         self.betas = cosine_betas(steps)
         self.kept = torch.cumprod(1 - self.betas, dim=0)  # of the chunk, after so many steps of noise
+        self.time_width = time_width
         self.time = nn.Sequential(
             nn.Linear(time_width, 2 * time_width), nn.SiLU(), nn.Linear(2 * time_width, time_width)
         )
@@ -138,7 +139,7 @@ class Diffusion(ReadoutHead):
 
     def noise_in(self, noisy: Tensor, step: Tensor, readout: Tensor) -> Tensor:
         """Noisy chunks float[B, T, A] after steps int[B] of noise, readout float[B, D] -> the noise float[B, T, A]."""
-        time = self.time(time_waves(step / len(self.betas), self.time[0].in_features))
+        time = self.time(time_waves(step / len(self.betas), self.time_width))
         return self.score(torch.cat([time, readout, noisy.flatten(1)], dim=-1)).view_as(noisy)
 
     def loss(
@@ -208,5 +209,5 @@ class _KeptLayer(DynamicLayer):
 
 
 def _kept(cache: Cache, insulate: bool) -> Cache:
-    pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    pairs: list[tuple[Any, Any]] = [(layer.keys, layer.values) for layer in cache.layers]
     return Cache(layers=[_KeptLayer(*((k.detach(), v.detach()) if insulate else (k, v))) for k, v in pairs])

@@ -50,6 +50,7 @@ class ActionHead(nn.Module):
     looks_back = False  # whether it reads keys and values of the sequence, in training too
     completion_at = -1  # which of its tokens says how far along the subtask is
     max_tokens: int  # the most positions that it takes up
+    completion: nn.Module  # hidden float[B, D] of that token -> logits of progress and done float[B, 2]
 
     def __init__(self, action_horizon: int, action_dim: int) -> None:
         super().__init__()

@@ -49,7 +49,8 @@ class VisionTower(nn.Module):
         self.layer: int | None = encoder.pop("layer", None)
         self.patches_only: bool = encoder.pop("patches_only", False)
         self.cameras = dict(cameras)
-        self.encoder = build_encoder(**encoder).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        encode: Any = build_encoder(**encoder)
+        self.encoder = encode.to(memory_format=torch.channels_last)
         sights: dict[str, Tensor] = {}  # features of one image of each camera
         for name, size in self.cameras.items():
             with torch.no_grad():
@@ -84,7 +85,7 @@ class VisionTower(nn.Module):
             features = self.encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[self.layer]
         if not self.patches_only or features.ndim == 4:
             return features
-        side = self.encoder.config.patch_size
+        side: int = self.encoder.config.patch_size  # pyright: ignore[reportAssignmentType]
         rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
         return features[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))  # class and registers lead
 
