@@ -99,5 +99,5 @@ def broken(network, part, step, number):
 
 def test_a_process_that_fails_ends_the_step_with_its_name():
     policy = tiny_policy()
-    with Shards(policy.network, 2, broken) as shards, pytest.raises(RuntimeError, match="shard 1 of 2 ended"):
+    with Shards(policy.network, 2, broken) as shards, pytest.raises(RuntimeError, match="shard 1 ended"):
         shards.backward(batch(policy), 0)

@@ -119,7 +119,6 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     objective = Objective(processor, config["objective"], config["loss_weights"], seed, bf16)
     log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"])
     loss_value, start, leg_s = done["loss"], done["step"], 60 * (config["leg_minutes"] or math.inf)
-    loop_s = time.monotonic()
     step = start
     smooth: dict[str, float] = {}
     with (
@@ -127,6 +126,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         ThreadPoolExecutor(1) as loader,
         tqdm(total=steps, initial=start, desc="train", unit="step") as bar,
     ):
+        loop_s = time.monotonic()
         upcoming = loader.submit(batches.__getitem__, start) if start < steps else None
         for step in range(start, steps):
             assert upcoming is not None
