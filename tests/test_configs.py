@@ -73,7 +73,7 @@ def test_root_composes_with_seed_and_out(root: str) -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_choice_composes_under_a_verb_that_has_its_group(choice: str) -> None:
-    group, _, name = choice.rpartition("/")
+    group, _, name = choice.partition("/")  # a choice may lie deeper: recipe=heads/flow
     places = places_of(group)
     assert places, f"no verb chooses from the group {group}"
     for root, key in places:

@@ -47,7 +47,7 @@ SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the
     "libgthread-2.0.so.0": "libglib2.0-0",
     "libxcb.so.1": "libxcb1",
 }
-TEXT_KEYS = ("instruction", "out", "checkpoint", "against", "policy", "path", "index", "query")
+TEXT_KEYS = ("instruction", "out", "checkpoint", "against", "policy", "path", "index", "query", "ask", "subtasks")
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 

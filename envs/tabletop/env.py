@@ -203,6 +203,11 @@ class TabletopEnv(gymnasium.Env):
         """Return the pointing questions about the objects that the present subtask names."""
         return truth.target_questions(self.goal, self._boxes())
 
+    def things_in_sight(self) -> dict[str, tuple[int, int, int, int] | None]:
+        """Return the box of every loose object in the front image, None where it cannot be seen (truth.py)."""
+        boxes = self._boxes()
+        return {name: boxes.get(name) for name in self.world.items}
+
     def _boxes(self) -> dict[str, tuple[int, int, int, int]]:
         ids = self._frame_source().segment(self.data, "front")
         return truth.boxes(self.world, ids)

@@ -56,8 +56,6 @@ class Expert:
         `observation` is what `TabletopEnv.expert_observation` returns. Where nothing remains to be done, hold still.
         """
         world, goal = observation
-        state = arm.to_state(world.data.qpos[arm.joint_addresses(world.model)]).astype(np.float64)
-        hand = Hand(state[:5], float(state[5]))
         plan = {
             "pick": _pick,
             "place": _place,
@@ -67,7 +65,12 @@ class Expert:
             "close": _close,
             "press": _press,
         }[goal.kind]
-        return plan(world, goal, hand).astype(np.float32)
+        return plan(world, goal, self.hand(world)).astype(np.float32)
+
+    def hand(self, world: World) -> Hand:
+        """Measure the arm."""
+        state = arm.to_state(world.data.qpos[arm.joint_addresses(world.model)]).astype(np.float64)
+        return Hand(state[:5], float(state[5]))
 
     def perturb(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
         """Return the action float32[6] to execute instead, and whether it differs; `act` stays the label.
@@ -127,7 +130,7 @@ def _place(world: World, goal: Goal, hand: Hand) -> np.ndarray:
         return _approach(hand, place[:2], low, gripper=0.0)
     if not arrived(world, goal.object, goal.target):
         return _grasp(world, goal.object, hand)
-    if hand.opening < _opening_around(world, goal.object) + RELEASED and hand.at()[2] < thing[2] + 0.02:
+    if hand.opening < opening_around(world, goal.object) + RELEASED and hand.at()[2] < thing[2] + 0.02:
         return _move(hand, hand.at(), gripper=arm.OPEN)
     return _move(hand, np.array([*thing[:2], arm.TRAVEL_Z]), gripper=arm.OPEN, offset=arm.WIDE_SIDE)
 
@@ -178,7 +181,7 @@ def _grasp(world: World, name: str, hand: Hand) -> np.ndarray:
     """Descend around the object with open jaws; close them when it is between them."""
     thing = world.position(name)
     low = float(thing[2]) + 0.002
-    if _between(world, name, hand):
+    if between(world, name, hand):
         return _move(hand, np.array([*hand.at()[:2], low]), gripper=0.0)
     if hand.opening < READY_OPENING:
         low += 0.03  # do not come down on the object with closed jaws
@@ -251,17 +254,17 @@ def _reachable(point: np.ndarray) -> np.ndarray:
     return np.array([arm.PAN_X + distance * np.cos(azimuth), distance * np.sin(azimuth), height])
 
 
-def _opening_around(world: World, name: str) -> float:
+def opening_around(world: World, name: str) -> float:
     """Return the gripper opening 0..1 at which the jaws touch the object."""
     return float(np.interp(2 * world.items[name].half_size, GAPS_M, np.linspace(0, 0.5, len(GAPS_M))))
 
 
 def _grips(world: World, name: str, hand: Hand) -> bool:
     """Say whether the jaws are closed on the object."""
-    return hand.opening < _opening_around(world, name) + 0.03 and _between(world, name, hand, slack=0.006)
+    return hand.opening < opening_around(world, name) + 0.03 and between(world, name, hand, slack=0.006)
 
 
-def _between(world: World, name: str, hand: Hand, slack: float = 0.0) -> bool:
+def between(world: World, name: str, hand: Hand, slack: float = 0.0) -> bool:
     """Say whether the object lies between the jaws, `slack` [m] more or less, so that closing them grasps it."""
     half = world.items[name].half_size
     way = world.position(name) - hand.at()

@@ -47,7 +47,8 @@ def play(
         while pending and now_s >= pending[0][0] - 1e-9:
             _, question, chunk = pending.popleft()
             executor.take(chunk, question, now_s)
-        if not pending and (question := executor.ask(now_s)):
+        asked_s = pending[-1][1].frame_s if pending else None
+        if question := executor.ask(now_s, asked_s):
             pending.append((now_s + delays_s[turn % len(delays_s)], question, think(question)))
             turn += 1
         if executor.halted:

@@ -105,3 +105,17 @@ def test_a_leap_in_a_steady_stream_counts_once():
     demand = Demand(ARM, hz=100.0)
     stream = [*np.arange(10) * 0.0001, *(0.5 + np.arange(10) * 0.0001)]
     assert sum(demand.excess([value, 0.5]) is not None for value in stream) == 1
+
+
+def test_a_motion_that_begins_too_suddenly_is_counted_for_that_and_not_for_going_on():
+    demand = Demand(ARM, hz=100.0)
+    speeds = [0.0005 * min(tick, 30) for tick in range(60)]  # 5 rad/s^2 at once, and gone at once at 1.5 rad/s
+    found = [demand.excess([value, 0.5 + 0.0001 * tick]) for tick, value in enumerate(np.cumsum(speeds))]
+    assert [tick for tick, excess in enumerate(found) if excess] == [1, 31]
+    assert {excess[0] for excess in found if excess} == {"jerk"}
+
+
+def test_a_sudden_change_of_pace_is_counted_once():
+    demand = Demand(ARM, hz=100.0)
+    found = [demand.excess([value, 0.5]) for value in np.cumsum([0.0] * 5 + [0.015] * 20)]  # 1.5 rad/s at once
+    assert [excess[0] for excess in found if excess] == ["acceleration"]

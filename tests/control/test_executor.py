@@ -129,6 +129,24 @@ def test_a_delay_beyond_what_the_policy_knows_is_counted():
 
 
 @pytest.mark.parametrize("make", [Ensemble, Overlap, RealTime])
+@given(delay_s=st.floats(0.0, 1.5))
+@FAST
+def test_while_answers_come_within_a_horizon_there_is_always_a_target(make, delay_s):
+    """1.6 s here; beyond half of it a frame is shown before the answer to the one before it has come."""
+    executor, path = play(make(), lambda question: clock_chunk(question.frame_s), [delay_s], seconds=3 * delay_s + 4.0)
+    begun_s = next(now_s for now_s, target in path if target is not None)
+    assert [now_s for now_s, target in path if now_s > begun_s and target is None] == []
+    assert executor.counts["late"] == executor.counts["unordered"] == 0
+
+
+def test_a_second_frame_is_not_shown_where_waiting_for_the_first_answer_costs_nothing():
+    executor = moving(Overlap())
+    executor.delays_s.append(0.2)
+    assert executor.ask(1.5) is not None
+    assert all(executor.ask(1.5 + tick * TICK_S, asked_s=1.5) is None for tick in range(1, 20))
+
+
+@pytest.mark.parametrize("make", [Ensemble, Overlap, RealTime])
 def test_past_its_last_step_a_chunk_has_no_target(make):
     executor = moving(make())
     end_s = 1.0 + STEPS * DT_S
@@ -185,6 +203,15 @@ def test_a_chunk_does_not_wait_for_ever():
     executor.take(clock_chunk(1.0), Question(1.0, None, NONE), 1.1)
     assert executor.target(1.5) is not None
     assert executor.target(2.5) is None
+
+
+def test_an_arm_at_rest_begins_with_an_answer_however_long_it_took():
+    executor = Executor(Overlap(), ARM)
+    executor.halt(0.0, np.zeros(2))
+    executor.take(clock_chunk(1.0), Question(1.0, None, NONE), 3.0)
+    assert executor.target(3.02) is not None
+    executor.resume(3.02)
+    assert executor.target(3.12) == pytest.approx([1.1, 1.1])
 
 
 @pytest.mark.parametrize(

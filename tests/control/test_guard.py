@@ -41,6 +41,17 @@ def test_a_wild_command_is_followed_at_each_limit_and_never_beyond(hz, limit):
     assert 0.99 < drive.used()[limit] <= 1
 
 
+@pytest.mark.parametrize("hz", [30.0, 50.0, 100.0, 500.0, 1000.0])
+def test_a_motion_inside_the_limits_goes_through_unchanged_and_uncounted(hz):
+    drive = driven(hz, pose=np.array([-1.0, 0.2]))
+    for tick in range(round(2.2 * hz) + 1):
+        share = min(tick / hz / 2.0, 1.0)
+        target = np.array([-1.0, 0.2]) + np.array([2.0, 0.7]) * share**3 * (10 - 15 * share + 6 * share**2)
+        status = drive(target)  # at most 1.9 of 2 rad/s, 2.9 of 10 rad/s^2 and 15 of 200 rad/s^3
+        np.testing.assert_allclose(drive.command, target, atol=1e-9)
+    assert status.interventions == {} and status.at_rest
+
+
 @pytest.mark.parametrize("hz", [30.0, 100.0, 500.0, 1000.0])
 def test_at_full_speed_towards_the_end_of_the_range_it_stops_at_the_end(hz):
     drive = driven(hz, pose=np.array([0.3, 0.5]))
@@ -409,6 +420,27 @@ def test_a_thin_obstacle_inside_the_braking_path_is_seen():
     for lift in (-1.15, -0.6, -0.05, 0.5):
         drive.to(np.array([lift, 0.5]), 0.4)
     assert max(command[0] for command in drive.path) <= 0.2
+
+
+def test_what_would_collide_keeps_no_other_joint_from_following():
+    """An arm that is held back by the table lets go when told to, and comes back when told to."""
+    drive = driven(pose=np.array([0.2, 0.1]), collides=wall(0.3))
+    drive.to(np.array([0.25, 0.1]), 0.3)
+    status = drive.to(np.array([0.5, 0.8]), 0.8)
+    assert status.state is State.DEGRADED and status.interventions["collision"] > 0
+    assert 0.29 < drive.command[0] <= 0.3
+    assert drive.command[1] == pytest.approx(0.8, abs=1e-9)
+    assert drive.to(np.array([0.1, 0.8]), 1.0).state is State.NORMAL
+    np.testing.assert_allclose(drive.command, [0.1, 0.8], atol=1e-9)
+    assert max(drive.used().values()) <= 1
+
+
+def test_joints_that_only_together_collide_do_not_move_there_together():
+    drive = driven(pose=np.array([0.0, 0.2]), collides=lambda q: bool(q[0] + q[1] > 0.6))
+    drive.to(np.array([0.05, 0.2]), 0.3)
+    drive.to(np.array([0.45, 0.9]), 1.0)
+    assert max(command.sum() for command in drive.path) <= 0.6
+    assert drive.command.sum() > 0.55
 
 
 def test_it_cannot_be_engaged_in_a_collision():

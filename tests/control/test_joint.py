@@ -1,5 +1,7 @@
 """One joint: whatever it is asked for, its differences stay inside the limits and it can stop where it said."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,6 +108,61 @@ def test_from_full_speed_it_comes_to_rest_in_the_shortest_time(hz):
         drive(joint, [(None, 1)])
         ticks += 1
     assert ticks <= (speed / acceleration + acceleration / jerk) * hz + 3
+
+
+moving_goals = st.lists(
+    st.tuples(st.floats(LOW, HIGH), st.floats(-0.5, 0.5), st.integers(1, 20)), min_size=1, max_size=8
+)
+
+
+@given(joints(), moving_goals, st.floats(LOW, HIGH))
+@settings(max_examples=60, deadline=None)
+def test_no_goals_that_are_said_to_move_break_a_limit(drawn, plan, start):
+    """Whether they really do or not, and however fast they are said to."""
+    joint, limits, hz = drawn
+    joint.place(start)
+    path = [joint.position]
+    for goal, pace, ticks in plan:
+        for tick in range(ticks):
+            joint.plan(min(max(goal + pace * tick, LOW), HIGH), goal_step=pace)
+            joint.advance()
+            path.append(joint.position)
+    path += drive(joint, [(None, 400)])[1:]  # and braking from there breaks none either
+    assert min(path) >= LOW and max(path) <= HIGH
+    for values, limit in zip(differences(path, hz), limits, strict=True):
+        assert np.abs(values).max() <= limit
+
+
+@given(joints(), plans, st.floats(LOW, HIGH), st.floats(0.1, 0.999))
+@settings(max_examples=60, deadline=None)
+def test_a_motion_inside_the_limits_is_followed_without_lag(drawn, plan, start, share):
+    joint, (speed, acceleration, jerk), hz = drawn
+    leader = Joint(LOW, HIGH, share * speed, share * acceleration, share * jerk, hz)
+    leader.place(start)
+    joint.place(start)
+    path = drive(leader, plan)
+    for last, goal in itertools.pairwise(path):
+        joint.plan(goal, goal_step=goal - last)
+        joint.advance()
+        assert joint.position == pytest.approx(goal, abs=1e-12)
+
+
+@given(joints(slowest=1.0), st.floats(-1.0, 1.0))
+@settings(max_examples=40, deadline=None)
+def test_a_goal_that_sets_off_at_once_is_caught_up_with_and_then_followed(drawn, share):
+    joint, (speed, acceleration, jerk), hz = drawn
+    pace = 0.5 * share * speed
+    seconds = 0.8 / max(abs(pace), 0.8)
+    soon = 4 * (abs(pace) / acceleration + acceleration / jerk) + 12 / hz
+    joint.place(0.0)
+    lags = []
+    for tick in range(1, round(seconds * hz)):
+        goal = pace * tick / hz
+        joint.plan(goal, goal_step=pace / hz)
+        joint.advance()
+        if tick / hz > soon:
+            lags.append(abs(joint.position - goal))
+    assert max(lags, default=0.0) <= 1e-9
 
 
 def test_a_goal_ahead_is_never_passed():

@@ -51,7 +51,7 @@ def test_no_chunk_is_used_before_its_time(strategy, latency_s):
     length = min(len(one), len(other))
     differs_s = np.flatnonzero(np.abs(one[:length] - other[:length]).max(axis=1) > 1e-9)[0] / HZ
     assert turn_s + latency_s <= differs_s + 1e-9  # to the tick: what came from no later frame is the same
-    assert differs_s <= turn_s + 2 * latency_s + 0.5
+    assert differs_s <= turn_s + 2 * latency_s + 0.6  # an arm with so little jerk brakes for a while, whatever comes
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

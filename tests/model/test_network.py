@@ -35,11 +35,11 @@ def inputs(policy, batch=2, seed=0):
 
 @torch.no_grad()
 def test_last_placeholder_influences_the_first_step(policy):
-    before = policy.network(**inputs(policy)).action_logits
+    before = policy.network(**inputs(policy)).action_hidden
     placeholders = policy.network.head.placeholders
     kept = placeholders[-2].clone()
     placeholders[-2] += torch.linspace(-1, 1, len(kept))  # not a constant, which LayerNorm would remove
-    after = policy.network(**inputs(policy)).action_logits
+    after = policy.network(**inputs(policy)).action_hidden
     placeholders[-2] = kept
     assert (before[:, 0] - after[:, 0]).abs().max() > 1e-4
 
@@ -47,11 +47,11 @@ def test_last_placeholder_influences_the_first_step(policy):
 @torch.no_grad()
 def test_a_given_step_changes_the_steps_behind_it_and_a_hidden_one_does_not(policy):
     batch = inputs(policy)
-    hidden = policy.network(**batch).action_logits
+    hidden = policy.network(**batch).action_hidden
     batch["given_actions"][:, 0] += 0.5
-    torch.testing.assert_close(policy.network(**batch).action_logits, hidden)
+    torch.testing.assert_close(policy.network(**batch).action_hidden, hidden)
     batch["given_steps"][:] = 1
-    assert (policy.network(**batch).action_logits[:, 1:] - hidden[:, 1:]).abs().max() > 1e-4
+    assert (policy.network(**batch).action_hidden[:, 1:] - hidden[:, 1:]).abs().max() > 1e-4
 
 
 @torch.no_grad()
@@ -59,21 +59,21 @@ def test_a_question_leaves_the_actions_alone_and_words_leave_the_question_alone(
     batch = inputs(policy)
     together = policy.network(**batch)
     alone = policy.network(**{**batch, "question_ids": None, "question_mask": None})
-    torch.testing.assert_close(together.action_logits, alone.action_logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together.action_hidden, alone.action_hidden, atol=1e-5, rtol=1e-4)
     batch["text_ids"] = batch["text_ids"].flip(0)
     other = policy.network(**batch)
     torch.testing.assert_close(together.question_hidden, other.question_hidden, atol=1e-5, rtol=1e-4)
-    assert (together.action_logits - other.action_logits).abs().max() > 1e-4
+    assert (together.action_hidden - other.action_hidden).abs().max() > 1e-4
 
 
 @torch.no_grad()
 def test_padding_of_the_text_changes_nothing(policy):
     batch = inputs(policy)
-    short = policy.network(**batch).action_logits
+    short = policy.network(**batch).action_hidden
     padded = {**batch, "question_ids": None, "question_mask": None}
     padded["text_ids"] = torch.nn.functional.pad(batch["text_ids"], (0, 8), value=1)
     padded["text_mask"] = torch.nn.functional.pad(batch["text_mask"], (0, 8))
-    torch.testing.assert_close(policy.network(**padded).action_logits, short, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(policy.network(**padded).action_hidden, short, atol=1e-5, rtol=1e-4)
 
 
 def test_mask_follows_the_table():

@@ -46,7 +46,7 @@ def test_every_pair_gives_actions_and_words(encoder, language):
     with torch.no_grad():
         outputs = network(images, ids, mask, torch.zeros(2, 3), torch.zeros(2, 4, 3), torch.zeros(2, dtype=torch.long))
         answer = network.generate(images, ids, mask, 3, eos=-1, pad=0)
-    assert outputs.action_logits.shape == (2, 4, 3, 256) and outputs.action_logits.isfinite().all()
+    assert outputs.action_hidden.shape == (2, 5, 32) and outputs.action_hidden.isfinite().all()
     assert answer.shape == (2, 3)
 
 

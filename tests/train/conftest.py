@@ -8,7 +8,7 @@ import pytest
 from vla.data.dataset import EpisodeDataset
 
 SMALL = [
-    "model.cameras={front: [40, 64], wrist: [32, 32]}",
+    "model.cameras={front: [40, 64], wrist: [64, 64]}",  # no map of one pixel, which has no batch statistics
     "model.vision.hidden_sizes=[8, 16, 16]",
     "model.vision.depths=[0, 0, 1]",
     "model.language.n_embd=32",

@@ -37,7 +37,7 @@ def batch(policy, size=6):
 
 def loss(network, part, step, number):
     outputs = network(part.images, part.text_ids, part.text_mask, part.state, part.actions, part.given_steps)
-    return {"total": outputs.action_logits.square().mean() + outputs.done.square().mean()}
+    return {"total": outputs.action_hidden.square().mean() + outputs.done.square().mean()}
 
 
 def statistics(network):
@@ -99,5 +99,5 @@ def broken(network, part, step, number):
 
 def test_a_process_that_fails_ends_the_step_with_its_name():
     policy = tiny_policy()
-    with Shards(policy.network, 2, broken) as shards, pytest.raises(RuntimeError, match="shard 1 of 2 ended"):
+    with Shards(policy.network, 2, broken) as shards, pytest.raises(RuntimeError, match="shard 1 ended"):
         shards.backward(batch(policy), 0)

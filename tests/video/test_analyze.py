@@ -14,9 +14,12 @@ from PIL import Image
 from tests.video.scenes import record
 from tests.video.test_decode import write as encode
 from vla.cli import run
+from vla.data.dataset import EpisodeDataset
 from vla.video import timeline
-from vla.video.analyze import analyze, folder_name
+from vla.video.analyze import analyze, folder_name, questions
+from vla.video.answer import NOT_VISIBLE, Answer, cite
 from vla.video.decode import ClipError, Limits
+from vla.video.outcome import FAILURE, Outcome, Suspect
 from vla.video.segments import Segment
 from vla.video.source import Item
 from vla.video.words import NoWords, Story
@@ -46,7 +49,7 @@ class Page(HTMLParser):
             self.text += data
 
 
-class HostileWords:
+class HostileWords(NoWords):
     """A model whose every answer is an attack."""
 
     identity = HOSTILE
@@ -54,6 +57,14 @@ class HostileWords:
     def name(self, story: Story) -> list[Segment]:
         """Attack."""
         return [Segment(s.start_s, s.stop_s, HOSTILE, HOSTILE, (HOSTILE,), (), HOSTILE) for s in story.segments]
+
+    def judge(self, story: Story) -> Outcome:
+        """Attack."""
+        return Outcome(FAILURE, HOSTILE, (Suspect(1.0, "slip", (HOSTILE,)),), HOSTILE, HOSTILE)
+
+    def answer(self, story: Story, question: str, times_s) -> Answer:
+        """Attack."""
+        return cite(HOSTILE, HOSTILE, times_s, story.tracks["video"], HOSTILE, problem=HOSTILE)
 
 
 def go(path: Path, out: Path, words=None, **changes):
@@ -80,6 +91,41 @@ def test_the_command_line_analyses_a_dataset(tmp_path, monkeypatch):
     assert [list(item) for item in result["items"]] == [keys, keys]
     assert [(item["name"], item["frames"]) for item in result["items"]] == [("episode 0", 5), ("episode 2", 8)]
     assert all(Path(item["timeline"]).is_file() and Path(item["report"]).is_file() for item in result["items"])
+
+
+def test_segments_become_the_subtasks_of_a_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(GOLDEN, "data")
+    command = ["analyze", "path=data", "out=done", "vlm=none", "episodes=[0,2]", "subtask_feature=label"]
+    assert run([*command, "subtasks=labelled"]) == 0
+    assert "label" not in EpisodeDataset("data").features
+    labelled, result = EpisodeDataset("labelled"), json.loads(Path("done/result.json").read_text())
+    column = labelled.column("label")
+    for item, episode in zip(result["items"], [labelled.episodes[0], labelled.episodes[2]], strict=True):
+        segments = json.loads(Path(item["timeline"]).read_text())["segments"]
+        own = column[episode.start : episode.start + episode.length]
+        assert own[0] == segments[0]["label"] and own[-1] == segments[-1]["label"]
+        assert set(own) <= {segment["label"] for segment in segments}
+    assert set(column[labelled.episodes[1].start : labelled.episodes[2].start]) == {""}
+    assert run([*command, "subtasks=in_place"]) == 0 and EpisodeDataset("data").column("label") == column
+    assert run([*command, "subtasks=in_place"]) == 1  # it has them now
+
+
+def test_questions_are_answered_in_the_result_and_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encode(tmp_path / "a.mp4", record(1).frames)
+    asked = "when does it stop, and where?|what colour is the sky?"
+    assert run(["analyze", "path=a.mp4", "out=done", "vlm=none", f"ask={asked}"]) == 0
+    (item,) = json.loads(Path("done/result.json").read_text())["items"]
+    first, second = item["qa"]["answers"]
+    assert [first["question"], second["question"]] == asked.split("|")
+    assert first["answer"].startswith("at ") and len(first["times_s"]) == len(first["frames"]) > 0
+    assert (second["answer"], second["frames"]) == (NOT_VISIBLE, [])
+    page = Page(Path(item["report"]))
+    assert first["question"] in page.text and first["answer"] in page.text
+    assert questions(None) == [] and questions("a | b") == questions(["a", "b"]) == ["a", "b"]
+    with pytest.raises(ValueError, match="holds no question: give words"):
+        questions("when | ?")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +173,7 @@ def test_a_broken_file_among_others_is_reported_and_alone_it_is_an_error(videos,
 
 
 def test_pages_run_no_script_but_their_own_whatever_labels_and_names_say(videos, tmp_path):
-    result = go(videos, tmp_path / "out", HostileWords())
+    result = go(videos, tmp_path / "out", HostileWords(), questions=["where is it?"])
     pages = [Path(item["report"]) for item in result["items"] if item["report"]] + [Path(result["report"])]
     assert len(pages) == 3
     for path in pages:

@@ -14,9 +14,12 @@ from PIL import Image
 from tests.video.chat_server import serving
 from tests.video.scenes import Scene, record
 from tests.video.test_events import track_of
+from vla.video.analysis import UNREAD
+from vla.video.answer import NOT_VISIBLE
 from vla.video.chat import EndpointError, NoReply
 from vla.video.chat_words import LABEL, ChatWords, read_names
 from vla.video.keyframes import all_events
+from vla.video.outcome import judge
 from vla.video.plan_words import PlanWords, between_rests, deed, fit
 from vla.video.segments import MEASURED, Segment, cut, merged
 from vla.video.sheet import COLUMNS, ROWS, TILE, sheets
@@ -31,7 +34,8 @@ def story(tmp_path_factory) -> Story:
     track = track_of(scene, tmp_path_factory.mktemp("scene"))
     events = all_events({"top": track}, scene.state)
     item = Item("scene", track.thumbnails, {}, task='carry the "discs"')
-    return Story(item, {"top": track}, events, cut(events, track.time_s[track.sample]))
+    judged = judge(replace(item, state=scene.state), {"top": track})
+    return Story(item, {"top": track}, events, cut(events, track.time_s[track.sample]), judged)
 
 
 def edges(segments) -> list[tuple[float, float]]:
@@ -186,19 +190,28 @@ def test_the_shipped_checkpoint_names_stretches_or_says_why_not(shipped, tmp_pat
     events = all_events(tracks, scene.state)
     parts = cut(events, tracks["front"].time_s)
     item = Item("scene", tmp_path, {}, task="open the drawer, then put the red cube in the blue bowl")
-    named = shipped.name(Story(item, tracks, events, parts))
+    named = shipped.name(Story(item, tracks, events, parts, UNREAD))
     assert edges(named) == edges(parts)
     for part in named:
         assert (part.source == shipped.identity) != part.problem.startswith("not named:")
         assert part.problem or fit(part.label, item.task, 0) is not None
-    assert named == shipped.name(Story(item, tracks, events, parts))
+    assert named == shipped.name(Story(item, tracks, events, parts, UNREAD))
+    told = Story(item, tracks, events, parts, UNREAD)
+    times_s = (0.0, 1.0, 2.0, 3.0)
+    answer = shipped.answer(told, "Is the drawer open?", times_s)
+    assert (answer.source, answer.looked_at_s) == (shipped.identity, times_s) and set(answer.times_s) <= set(times_s)
+    moment = shipped.answer(told, "When is the drawer open?", times_s)
+    assert moment.answer == NOT_VISIBLE or moment.answer.startswith(("from ", "at "))
+    unknown = shipped.answer(told, "when is the disc dropped?", times_s)
+    assert unknown.source == "events" and "was never taught the words ['disc', 'dropped']" in unknown.problem
+    assert len(unknown.frames) == 2  # it is let go twice
 
 
 def test_what_the_shipped_checkpoint_cannot_read_is_said(shipped, story):
     def problem(task: str, cameras: tuple[str, ...]) -> str:
         item = replace(story.item, task=task)
         tracks = {camera: story.tracks["top"] for camera in cameras}
-        (words,) = {part.problem for part in shipped.name(Story(item, tracks, story.events, story.segments))}
+        (words,) = {part.problem for part in shipped.name(Story(item, tracks, story.events, story.segments, UNREAD))}
         return words
 
     assert "reads plans out of an instruction, and none is known" in problem("", ("front", "wrist"))

@@ -14,10 +14,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vla.bench import spoilt
+from vla.bench import failures, retrieval, selection, spoilt
+from vla.bench.mishaps import Mishaps
 from vla.bench.rivals import peract, random, scene_cuts, score, uniform
+from vla.bench.sight import Sight
 from vla.bench.truth import half, merged, truth
 from vla.data.dataset import Episode, EpisodeDataset
+from vla.video import timeline
 from vla.video.analysis import analyse
 from vla.video.child import Decoder
 from vla.video.decode import VideoClip
@@ -43,6 +46,9 @@ class Scored:
     boundaries: dict[str, list[float]]  # of ours with state and with pixels only, and of the rivals
     keyframes: dict[str, list[float]]
     labels: list[tuple[str, str]]  # (true, given) for every frame, "" where no model named it
+    record: dict[str, Any]  # as vla analyze writes it
+    spans: retrieval.Spans  # what is done in truth, and when
+    shown: selection.Shown  # which true moments the frames chosen for a question show
 
 
 def measure(
@@ -54,12 +60,17 @@ def measure(
     spoilt_episodes: int,
     speed_s: float,
     words: Words | None = None,
+    mishaps: Mishaps | None = None,
+    failing_episodes: int = 0,
+    sight: Sight | None = None,
 ) -> dict[str, Any]:
     """Score at most `episodes` episodes of the held half of a dataset, collected anew where none is given.
 
     collect is called with root and episodes, and must write columns as `vla collect` does. `spoilt_episodes` of them
     are spoilt in every way of `vla.bench.spoilt`. speed_s: length of the clip on which speed is measured.
-    words: who names segments; None leaves label_accuracy out.
+    words: who names segments; None leaves label_accuracy out. mishaps: records `failing_episodes` episodes in which
+    things go wrong; None leaves failure_moment out. sight: asks what is to be seen; None leaves pope, pointing and
+    degraded out.
     """
     rng = np.random.default_rng(seed)
     with _data(dataset, collect, 2 * episodes) as root, Decoder() as decoder:
@@ -72,12 +83,17 @@ def measure(
         scored = [_examine(data, item, episode, decoder, words or NoWords(), rng) for item, episode in bar]
         quality = _quality(data, [item for item, _ in chosen[:spoilt_episodes]], decoder, rng)
         speed = _speed(data, speed_s)
+        moments = _failure_moment(mishaps, failing_episodes, decoder) if mishaps and failing_episodes else None
     return {
         "episodes": len(scored),
         "hours": sum(episode.length_s for episode in scored) / 3600,
         **_summary(scored),
         "label_accuracy": _label_accuracy(scored) if words else None,
+        "search": retrieval.recall([own.record for own in scored], [own.spans for own in scored]),
+        "frames_for_questions": selection.score([own.shown for own in scored]),
+        "failure_moment": moments,
         "quality": quality,
+        **(sight.measure() if sight else {"pope": None, "pointing": None, "degraded": None}),
         **speed,
         "dataset": dataset or "collected",
     }
@@ -91,6 +107,12 @@ def _data(dataset: str | None, collect: Callable[..., Any], episodes: int) -> It
     with tempfile.TemporaryDirectory(prefix="vla-bench-video-") as folder:
         collect(root=Path(folder) / "dataset", episodes=episodes)
         yield Path(folder) / "dataset"
+
+
+def _failure_moment(mishaps: Mishaps, episodes: int, decoder: Decoder) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="vla-bench-video-") as folder:
+        mishaps.collect(Path(folder) / "dataset", episodes)
+        return failures.score(failures.examine(Path(folder) / "dataset", decoder))
 
 
 def _examine(
@@ -119,7 +141,16 @@ def _examine(
         track.thumbnails.unlink()
     given = [_label_at(found_all.segments, frame / data.fps) for frame in range(episode.length)]
     true = data.column("subtask")[episode.start : episode.start + episode.length]
-    return Scored(length_s, truth(data, episode), found, chosen, list(zip(true, given, strict=True)))
+    return Scored(
+        length_s,
+        truth(data, episode),
+        found,
+        chosen,
+        list(zip(true, given, strict=True)),
+        timeline.document(found_all, fingerprint="", settings={}),
+        retrieval.spans(true, data.fps),
+        selection.shown(found_all, truth(data, episode)),
+    )
 
 
 def _label_at(segments: Sequence[Segment], time_s: float) -> str:

@@ -91,17 +91,23 @@ class Demand:
         if goal == self._last and not any(map(any, self._changes)):
             return None
         last, self._last = self._last or goal, goal
-        changes = []
+        changes, beyond = [], None
         rows = zip(self._joints, goal, last, self._changes, self._limits, strict=True)
-        for joint, value, last_value, (last_velocity, last_acceleration), limits in rows:
+        for joint, value, last_value, before, limits in rows:
             velocity = value - last_value
-            acceleration = velocity - last_velocity
-            beyond = _first_beyond(joint, (velocity, acceleration, acceleration - last_acceleration), limits)
-            if beyond:
-                return beyond  # a leap is counted once; what comes after it is compared with the pace before it
-            changes.append((velocity, acceleration))
+            acceleration = velocity - before[0]
+            found = _first_beyond(joint, (velocity, acceleration, acceleration - before[1]), limits)
+            beyond = beyond or found
+            changes.append(_pace(found[0] if found else "", before, velocity, acceleration))
         self._changes = changes
-        return None
+        return beyond
+
+
+def _pace(rule: str, before: tuple[float, float], velocity: float, acceleration: float) -> tuple[float, float]:
+    """Return velocity and acceleration to compare the next goal with, so that what breaks a limit is counted once."""
+    if rule == "velocity":
+        return before  # a leap; what comes after it goes on with the pace before it, or rests
+    return velocity, 0.0 if rule == "acceleration" else acceleration
 
 
 def _first_beyond(

@@ -16,7 +16,7 @@ from vla.control.strategy import Strategy
 from vla.types import ActionChunk, Embodiment
 
 DELAYS = 20  # the longest of so many delays is expected next
-WAITS_S = 1.0  # how old the frame of a chunk may be that has not begun
+WAITS_S = 1.0  # how long after it came a chunk may begin
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,24 @@ class Executor:
             self._begin(self._waiting, now_s)
             self._waiting = None
 
-    def ask(self, frame_s: float) -> Question | None:
-        """Return what goes to the policy with the frame of this time, None if it need not see it."""
+    def ask(self, frame_s: float, asked_s: float | None = None) -> Question | None:
+        """Return what goes to the policy with the frame of this time, None if it need not see it.
+
+        `asked_s` is the time of the frame that the policy is asked about already, None if it has answered. It is asked
+        about another one meanwhile only if the arm would else run out of targets: its answer may be on its way.
+        """
         if frame_s <= self._taken_s or frame_s < self._halted_s:
+            return None
+        if asked_s is not None and (self._halted or self._waited(frame_s)):
             return None
         if self._halted:
             soon = self._waiting is not None and frame_s < self._arrived_s + WAITS_S / 2
             return None if soon else Question(frame_s, None, np.empty((0, 0)))
-        if not self.strategy.wants(frame_s):
+        delay_s = max(self.delays_s, default=0.0)
+        if not self.strategy.wants(frame_s, delay_s, asked_s):
             return None
         if self._waited(frame_s):
             return Question(frame_s, None, np.empty((0, 0)))
-        delay_s = max(self.delays_s, default=0.0)
         given = self.strategy.given(frame_s, self._dt_s, delay_s)
         here = self.strategy.at(frame_s)
         before = self.strategy.at(frame_s - self._dt_s)
@@ -115,7 +121,7 @@ class Executor:
         While halted, with a chunk that waits for `resume`, it is the pose where that will begin.
         """
         if self._halted:
-            fresh = self._waiting is not None and t_s - self._taken_s <= WAITS_S
+            fresh = self._waiting is not None and t_s - self._arrived_s <= WAITS_S
             return self._pose if fresh else None
         target = self.strategy.at(t_s)
         if target is not None:

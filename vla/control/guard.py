@@ -221,7 +221,7 @@ class Guard:
         if goal is None:
             self._motion.brake()
         elif not self._motion.approach(goal, shares):
-            self._alarms.refuse("collision", "the arm would collide there, or braking from there")
+            self._alarms.refuse("collision", "the arm would collide there, or braking from there; what can follow does")
 
     def _meets(self, goal: list[float]) -> bool:
         """Say whether a goal is as close to the arm as the first one must be."""

@@ -15,6 +15,8 @@ from vla.control.clock import Clock
 from vla.control.executor import Question
 from vla.types import ActionChunk, Embodiment, Observation
 
+TINY_S = 1e-9  # what has been waited at least, for a request that is there
+
 
 class Controller(Protocol):
     """The part of a policy (types.py) that the loop needs; `act` may take leading steps as given, see `takes_given`."""
@@ -53,7 +55,7 @@ class Inference(Protocol):
     counts: Counter[str]
 
     def ask(self, request: Request) -> None:
-        """Have a request answered; it replaces one that the policy has not begun with."""
+        """Have a request answered, even while others are; it replaces one that the policy has not begun with."""
         ...
 
     def answers(self) -> list[Answer]:
@@ -61,7 +63,7 @@ class Inference(Protocol):
         ...
 
     def waiting_s(self) -> float:
-        """Return for how long the policy has been thinking about its present request, 0 if it is idle."""
+        """Return for how long the oldest request without an answer has been thought about, 0 if there is none."""
         ...
 
     def close(self) -> None:
@@ -106,7 +108,7 @@ class Threaded:
         self._next: Request | None = None
         self._present: Request | None = None
         self._since_s = 0.0
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[tuple[float, float, Answer]] = deque()  # begun and ready at a time, in order
         self._open = True
         self._thread = threading.Thread(target=self._think, name="policy", daemon=True)
         self._thread.start()
@@ -121,15 +123,26 @@ class Threaded:
 
     def answers(self) -> list[Answer]:
         """Return what has been answered since the last time, in order."""
+        done = []
         with self._changed:
-            done, self._answers = list(self._answers), deque()
+            while self._answers and self._answers[0][1] <= self._clock.now():
+                found = self._answers.popleft()[2]
+                self.counts["answered" if found.chunk else "failed"] += 1
+                done.append(found)
         return done
 
     def waiting_s(self) -> float:
-        """Return for how long the policy has been thinking about its present request, 0 if it is idle."""
+        """Return for how long the oldest request without an answer has been thought about, 0 if there is none."""
         with self._changed:
-            busy = self._present or self._next
-            return self._clock.now() - (self._since_s if self._present else busy.asked_s) if busy else 0.0
+            if self._answers:
+                since_s = self._answers[0][0]
+            elif self._present:
+                since_s = self._since_s
+            elif self._next:
+                since_s = self._next.asked_s
+            else:
+                return 0.0
+            return max(self._clock.now() - since_s, TINY_S)
 
     def close(self) -> None:
         """Ask nothing more; a call that hangs is left behind."""
@@ -147,55 +160,38 @@ class Threaded:
                 request, self._next = self._next, None
                 self._present, self._since_s = request, self._clock.now()
             found = answer(self._policy, request)
-            if self._latency_s:
-                self._clock.sleep_until(self._clock.now() + self._latency_s)
             with self._changed:
-                self.counts["answered" if found.chunk else "failed"] += 1
+                self._answers.append((self._since_s, self._clock.now() + self._latency_s, found))
                 self._present = None
-                self._answers.append(found)
 
 
 class Timed:
     """Asks the policy at once and hands the answer over when a delay has passed on the clock: for virtual time."""
 
     def __init__(self, policy: Controller, clock: Clock, latency_s: float = 0.0):
-        """Take the delay from a request to its answer."""
+        """Take the delay from a request to its answer, however many are on their way."""
         self.counts: Counter[str] = Counter(asked=0, answered=0, failed=0, replaced=0)
         self._policy, self._clock, self._latency_s = policy, clock, latency_s
-        self._next: Request | None = None
-        self._present: Answer | None = None
-        self._since_s = 0.0
+        self._begun: deque[tuple[float, Answer]] = deque()
 
     def ask(self, request: Request) -> None:
-        """Have a request answered; it replaces one that the policy has not begun with."""
+        """Have a request answered."""
         self.counts["asked"] += 1
-        if self._present is None:
-            self._begin(request, self._clock.now())
-        else:
-            self.counts["replaced"] += self._next is not None
-            self._next = request
+        self._begun.append((self._clock.now(), answer(self._policy, request)))
 
     def answers(self) -> list[Answer]:
         """Return what has been answered since the last time, in order."""
         done = []
-        while self._present is not None and self._clock.now() >= self._since_s + self._latency_s - 1e-9:
-            found, ready_s = self._present, self._since_s + self._latency_s
+        while self._begun and self._clock.now() >= self._begun[0][0] + self._latency_s - 1e-9:
+            found = self._begun.popleft()[1]
             self.counts["answered" if found.chunk else "failed"] += 1
             done.append(found)
-            self._present = None
-            if self._next is not None:
-                request, self._next = self._next, None
-                self._begin(request, max(ready_s, request.asked_s))
         return done
 
     def waiting_s(self) -> float:
-        """Return for how long the policy has been thinking about its present request, 0 if it is idle."""
-        return self._clock.now() - self._since_s if self._present else 0.0
+        """Return for how long the oldest request without an answer has been thought about, 0 if there is none."""
+        return max(self._clock.now() - self._begun[0][0], TINY_S) if self._begun else 0.0
 
     def close(self) -> None:
         """Forget what has not been handed over."""
-        self._present = self._next = None
-
-    def _begin(self, request: Request, now_s: float) -> None:
-        self._since_s = now_s
-        self._present = answer(self._policy, request)
+        self._begun.clear()

@@ -7,6 +7,9 @@ it. From there follows, in closed form, where the joint comes to rest and how fa
 braking stays inside all limits can brake in the next tick too, and that braking is the rest of the first; so whatever
 is asked for, an acceleration is only taken if braking after it stays inside, and else the joint brakes.
 
+A goal that moves is followed as one that stands is approached, seen from a frame that moves along with it: the joint
+then comes to rest beside the goal, not behind it. Whether it could still stop inside all limits is judged at rest.
+
 Inside this file the unit of length is the distance by which the largest jerk moves a joint in one tick (jerk * dt^3),
 and the unit of time is the tick. The largest jerk is then 1, and so is the most that an acceleration may change.
 """
@@ -15,8 +18,9 @@ from math import copysign, floor, inf, sqrt
 
 KEEP = 1 - 1e-6  # of each limit: what rounding may cost the judge who takes differences of commands
 EXACT = 1e-13  # [rad]; two positions closer than this are one
+ON_COURSE = 1e-3  # of the unit below; a joint this close to where the goal was a tick ago goes where it is now
 CLOSE_ENOUGH = 0.01  # of the way to the goal may be left for the next tick to decide
-TRIALS = 8  # of an acceleration in one tick at most
+TRIALS = 5  # of an acceleration in one tick at most
 
 
 class Joint:
@@ -39,21 +43,40 @@ class Joint:
         """Be at rest at a position."""
         self.position = self.rest = self.next_position = self.next_rest = position
         self._speed = self._acceleration = self._next_acceleration = 0.0
+        self._wanted = 0.0, position
         self.at_rest = True
 
-    def plan(self, goal: float | None, speed_share: float = 1.0) -> bool:
-        """Plan a tick towards a goal, never beyond it, or of braking; say whether anything but braking was planned.
+    def plan(self, goal: float | None, speed_share: float = 1.0, goal_step: float = 0.0) -> bool:
+        """Plan a tick towards a goal or of braking; say whether anything but braking was planned.
 
-        `goal` lies inside the position limits. `speed_share` 0..1 of the largest speed may be used.
+        `goal` lies inside the position limits; one that stands still is never passed. `goal_step` is how far it has
+        moved within this tick, and is going to in the next. `speed_share` 0..1 of the largest speed may be used.
         """
-        speed = self._speed
-        braking = 0.0 if self.at_rest else self._braking(speed, self._acceleration)
+        braking = 0.0 if self.at_rest else self._braking(self._speed, self._acceleration)
         self._next_acceleration, self.next_rest = braking, self.rest
-        if goal is not None and abs(goal - self.rest) > EXACT:
-            self._hurry(goal, braking, speed_share * self._speed_max)
-        position = self.position + (speed + self._next_acceleration) * self._unit
-        self.next_position = min(max(position, self._low), self._high)  # only rounding is cut off here
+        if goal is not None:
+            speed_max = speed_share * self._speed_max
+            way = (goal - self.position) / self._unit
+            pace = min(max(goal_step / self._unit, -speed_max), speed_max)
+            followed = pace != 0 and self._follow(way, pace, speed_max)
+            if not followed and abs(goal - self.rest) > EXACT:
+                self._hurry(way, braking, speed_max)
+        self._wanted = self._next_acceleration, self.next_rest
+        self._place_next()
         return self._next_acceleration != braking
+
+    def decide(self, follow: bool) -> None:
+        """Stay with what was planned, or brake after all; may be changed until `advance`."""
+        if follow:
+            self._next_acceleration, self.next_rest = self._wanted
+        else:
+            self._next_acceleration = 0.0 if self.at_rest else self._braking(self._speed, self._acceleration)
+            self.next_rest = self.rest
+        self._place_next()
+
+    def _place_next(self) -> None:
+        position = self.position + (self._speed + self._next_acceleration) * self._unit
+        self.next_position = min(max(position, self._low), self._high)  # only rounding is cut off here
 
     def braked(self, ticks: float) -> float:
         """Return the position after the planned tick and so many ticks of braking."""
@@ -73,39 +96,88 @@ class Joint:
         self.position, self.rest = self.next_position, self.next_rest
         self.at_rest = self._speed == 0 and self._acceleration == 0
 
-    def _hurry(self, goal: float, braking: float, speed_max: float) -> None:
-        """Replace braking by the acceleration after which braking ends as close before the goal as possible.
+    def _follow(self, way: float, pace: float, speed_max: float) -> bool:
+        """Plan to be where a goal is that moves, or to come closer to it; say no if braking could then leave the range.
 
-        Where braking ends grows with the acceleration; so this closes in from both sides, `good` and `bad`, on the
-        largest one that is allowed. To read it, think of a goal ahead, the other direction is its mirror image.
+        `way` is how far ahead the goal is at the end of this tick, `pace` how far it moves in a tick.
         """
-        ahead = 1.0 if goal > self.rest else -1.0
-        speed, acceleration = ahead * self._speed, ahead * self._acceleration
-        way = ahead * (goal - self.position) / self._unit
-        above, below = (self._high, self._low) if ahead > 0 else (self._low, self._high)
-        room = ahead * (above - self.position) / self._unit
-        room_behind = ahead * (below - self.position) / self._unit
+        exactly = way - self._speed
+        if abs(way - pace) <= ON_COURSE and self._within(exactly, speed_max):
+            return self._take(exactly)
+        ahead = copysign(1.0, way)
+        most = self._most(ahead, speed_max)
+        if ahead * pace > 0 and most > ahead * self._next_acceleration:
+            end, inside = self._outcome(ahead * most, 0.0)
+            if inside and ahead * end <= ahead * way:  # so far behind that it could even stop before the goal
+                self._next_acceleration, self.next_rest = ahead * most, self.position + end * self._unit
+                return True
+        slowest = self._braking(self._speed - pace, self._acceleration)  # seen from the goal
+        end, _ = self._outcome(slowest, pace)
+        return self._take(self._closest(way, pace, speed_max, slowest, end)[0])
+
+    def _take(self, acceleration: float) -> bool:
+        """Plan an acceleration if braking after it stays inside the range, say no else."""
+        end, inside = self._outcome(acceleration, 0.0)
+        if inside:
+            self._next_acceleration, self.next_rest = acceleration, self.position + end * self._unit
+        return inside
+
+    def _hurry(self, way: float, braking: float, speed_max: float) -> None:
+        """Replace braking by the acceleration after which braking ends as close before a goal at rest as possible."""
+        end = (self.rest - self.position) / self._unit
+        self._next_acceleration, end = self._closest(way, 0.0, speed_max, braking, end)
+        self.next_rest = self.position + end * self._unit
+
+    def _within(self, acceleration: float, speed_max: float) -> bool:
+        """Say whether the limits allow an acceleration now, and easing it off afterwards."""
+        if abs(acceleration - self._acceleration) > 1 or abs(acceleration) > self._acceleration_max:
+            return False
+        ahead = copysign(1.0, acceleration)
+        return abs(acceleration) <= _last_push(max(speed_max - ahead * self._speed, 0.0))
+
+    def _most(self, ahead: float, speed_max: float) -> float:
+        """Return the largest acceleration that the limits allow now in the direction `ahead`, +1 or -1."""
+        push = _last_push(max(speed_max - ahead * self._speed, 0.0))
+        return min(ahead * self._acceleration + 1, self._acceleration_max, push)
+
+    def _closest(self, way: float, pace: float, speed_max: float, good: float, good_end: float) -> tuple[float, float]:
+        """Return the acceleration after which braking to `pace` ends as close before the goal as possible, and where.
+
+        `good` is an acceleration that is allowed, `good_end` where it leads. Where braking ends grows with the
+        acceleration; so this closes in from both sides, `good` and `bad`, on the largest one that is allowed. To read
+        it, think of a goal ahead, the other direction is its mirror image. Only for a goal at rest, pace 0, does it
+        see to it that braking stays inside the range.
+        """
+        ahead = 1.0 if way > good_end else -1.0
+        way, good, good_end = ahead * way, ahead * good, ahead * good_end
         slack = EXACT / self._unit
-        most = min(acceleration + 1, self._acceleration_max, _last_push(max(speed_max - speed, 0.0)))
-        good, good_end = ahead * braking, ahead * (self.rest - self.position) / self._unit
+        most = self._most(ahead, speed_max)
         enough = way - CLOSE_ENOUGH * (way - good_end)
-        bad, bad_end = most, good_end
-        trial = most
+        trial = bad = most
+        excess = 0.0
         for _ in range(TRIALS if most > good else 0):
-            next_speed = speed + trial
-            end, turn = self._stopping(next_speed, trial)
-            end, turn = end + next_speed, turn + next_speed
-            inside = max(turn, next_speed) <= room + slack and min(turn, end) >= room_behind - slack
+            end, inside = self._outcome(ahead * trial, pace)
+            end *= ahead
             if end <= way + slack and inside:
                 good, good_end = trial, end
                 if trial == most or end >= enough:
                     break
+                excess /= 2  # so that the other side is tried too (the Illinois method)
             else:
-                bad, bad_end = trial, end
-            share = (way - good_end) / (bad_end - good_end) if bad_end > way else 0.5
-            trial = good + share * (bad - good)
-        self._next_acceleration = ahead * good
-        self.next_rest = self.position + ahead * good_end * self._unit
+                bad, excess = trial, end - way
+            missing = way - good_end
+            trial = good + (missing / (missing + excess) if excess > 0 else 0.5) * (bad - good)
+        return ahead * good, ahead * good_end
+
+    def _outcome(self, acceleration: float, pace: float) -> tuple[float, bool]:
+        """Return where braking to `pace` ends after a tick of an acceleration, and, for pace 0, if it stays inside."""
+        speed = self._speed + acceleration
+        way, turn = self._stopping(speed - pace, acceleration)
+        if pace:
+            return speed + way, True
+        highest = self.position + (speed + max(way, turn, 0.0)) * self._unit
+        lowest = self.position + (speed + min(way, turn, 0.0)) * self._unit
+        return speed + way, lowest >= self._low - EXACT and highest <= self._high + EXACT
 
     def _braking(self, speed: float, acceleration: float) -> float:
         """Return the next acceleration of a joint that brakes."""

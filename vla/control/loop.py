@@ -310,11 +310,12 @@ class Loop:
             self._vigil.report("steering", None if something else State.HOLD, "there is nothing to do")
         if self._text is None or self._takeover.on:
             return
-        if self._inference.waiting_s() or self._observation.time_s <= self._asked_s:
+        if self._observation.time_s <= self._asked_s:
             return
         if (self._status and self._status.state >= State.STOP1) or self._stopping:
             return
-        if question := self._executor.ask(self._observation.time_s):
+        asked_s = self._asked_s if self._inference.waiting_s() else None
+        if question := self._executor.ask(self._observation.time_s, asked_s):
             self._asked_s = question.frame_s
             observation = replace(self._observation, instruction=self._text)
             self._inference.ask(Request(observation, question, now_s))

@@ -1,4 +1,4 @@
-"""The joints of an arm together: one tick towards a goal unless it would collide, or one tick of braking."""
+"""The joints of an arm together: one tick towards a goal as far as nothing collides, or one tick of braking."""
 
 from collections.abc import Callable, Iterator, Sequence
 from math import inf, sqrt
@@ -25,12 +25,18 @@ class Motion:
         limits = (embodiment.velocity_max, embodiment.acceleration_max, embodiment.jerk_max)
         bodies = zip(embodiment.position_min, embodiment.position_max, *limits, strict=True)
         self._joints = [Joint(*body, hz=hz) for body in bodies]
+        self._quickenings = [acceleration / hz**2 for acceleration in embodiment.acceleration_max]
         self._collides = collides
+        self._able: set[int] = set()  # joints that could follow while others could not, the last time
+        self._turn = len(self._joints)
+        self._forget()
 
     def place(self, pose: Sequence[float]) -> None:
         """Be at rest at a pose."""
         for joint, position in zip(self._joints, pose, strict=True):
             joint.place(position)
+        self._able, self._turn = set(), len(self._joints)
+        self._forget()
 
     @property
     def pose(self) -> list[float]:
@@ -47,23 +53,59 @@ class Motion:
         return self._collides is not None and self._collides(np.array(pose))
 
     def approach(self, goal: Sequence[float], shares: Sequence[float]) -> bool:
-        """Go one tick towards a goal with shares 0..1 of the largest speeds; brake and say no if it would collide.
+        """Go one tick towards a goal with shares 0..1 of the largest speeds; say no if the arm would collide there.
 
-        Braking on from what was found to be free before needs no check.
+        A goal that moves from tick to tick is followed without lag, as far as the limits allow. If the arm would
+        collide, some joints follow while the others brake. Braking on from what was found to be free needs no check.
         """
-        plans = zip(self._joints, goal, shares, strict=True)
-        new = any([joint.plan(value, share) for joint, value, share in plans])
-        if new and self._collides is not None and any(map(self.collides, self._braking_poses())):
-            self.brake()
-            return False
+        aims = zip(self._joints, goal, shares, self._pace(goal), strict=True)
+        new = any([joint.plan(value, share, step) for joint, value, share, step in aims])
+        free = not (new and self._would_collide())
+        if not free:
+            self._go_in_part()
         self._advance()
-        return True
+        return free
+
+    def _go_in_part(self) -> None:
+        """Let joints follow that could the last time, and one more in turn, the last joint first: a gripper lets go.
+
+        One more a tick keeps this short; and where several joints hold the arm up, each has its turn.
+        """
+        self._turn = (self._turn - 1) % len(self._joints)
+        for able in (self._able | {self._turn}, self._able - {self._turn}):
+            for index, joint in enumerate(self._joints):
+                joint.decide(index in able)
+            if not self._would_collide():
+                self._able = able
+                return
+        self._able = set()
+        for joint in self._joints:
+            joint.decide(False)
 
     def brake(self) -> None:
         """Brake for one tick, or stay at rest."""
+        self._forget()
         for joint in self._joints:
             joint.plan(None)
         self._advance()
+
+    def _forget(self) -> None:
+        """Take the next goal for one at rest."""
+        self._goal: Sequence[float] | None = None
+        self._steps = [0.0] * len(self._joints)
+
+    def _pace(self, goal: Sequence[float]) -> list[float]:
+        """Return how far each joint's goal moves in a tick; what leaps has no pace but what the arm could gain."""
+        rows = zip(goal, self._goal or goal, self._steps, self._quickenings, strict=True)
+        self._steps = [
+            min(max(value - last, step - quickening), step + quickening) for value, last, step, quickening in rows
+        ]
+        self._goal = goal
+        return self._steps
+
+    def _would_collide(self) -> bool:
+        """Say whether the arm collides where it is planned to be, or braking from there."""
+        return self._collides is not None and any(map(self.collides, self._braking_poses()))
 
     def _advance(self) -> None:
         for joint in self._joints:

@@ -20,8 +20,11 @@ class Strategy(Protocol):
         """Until when there are plans; minus infinity without any."""
         ...
 
-    def wants(self, frame_s: float) -> bool:
-        """Say whether the policy should see the frame of this time."""
+    def wants(self, frame_s: float, delay_s: float = 0.0, asked_s: float | None = None) -> bool:
+        """Say whether the policy should see the frame of this time; its answer is expected `delay_s` later.
+
+        `asked_s` is the time of the latest frame that it has not answered yet, None without any.
+        """
         ...
 
     def given(self, frame_s: float, dt_s: float, delay_s: float) -> np.ndarray:
@@ -54,9 +57,9 @@ class Sequential:
         """When the last step is reached that is to be executed."""
         return self._plan.end_s if self._plan else -inf
 
-    def wants(self, frame_s: float) -> bool:
+    def wants(self, frame_s: float, delay_s: float = 0.0, asked_s: float | None = None) -> bool:
         """Look after the last step."""
-        return frame_s >= self.end_s - ROUNDING_S
+        return asked_s is None and frame_s >= self.end_s - ROUNDING_S
 
     def given(self, frame_s: float, dt_s: float, delay_s: float) -> np.ndarray:
         """Give nothing: nothing is executed while the policy thinks."""
@@ -90,9 +93,9 @@ class Ensemble:
         """When the longest plan ends."""
         return max((plan.end_s for plan in self._plans), default=-inf)
 
-    def wants(self, frame_s: float) -> bool:
-        """Look some steps after the newest plan began."""
-        return not self._plans or _is_old(self._plans[-1], frame_s, self.replan_steps)
+    def wants(self, frame_s: float, delay_s: float = 0.0, asked_s: float | None = None) -> bool:
+        """Look some steps after the newest plan began, sooner if it would end before the answer."""
+        return not self._plans or _is_due(self._plans[-1], self.replan_steps, frame_s, delay_s, asked_s)
 
     def given(self, frame_s: float, dt_s: float, delay_s: float) -> np.ndarray:
         """Give nothing: every chunk is an opinion of its own."""
@@ -127,9 +130,9 @@ class Overlap:
         """When the newest plan ends."""
         return self._fades[-1].plan.end_s if self._fades else -inf
 
-    def wants(self, frame_s: float) -> bool:
-        """Look some steps after the newest plan began."""
-        return not self._fades or _is_old(self._fades[-1].plan, frame_s, self.replan_steps)
+    def wants(self, frame_s: float, delay_s: float = 0.0, asked_s: float | None = None) -> bool:
+        """Look some steps after the newest plan began, sooner if it would end before the answer."""
+        return not self._fades or _is_due(self._fades[-1].plan, self.replan_steps, frame_s, delay_s, asked_s)
 
     def given(self, frame_s: float, dt_s: float, delay_s: float) -> np.ndarray:
         """Give nothing."""
@@ -189,12 +192,21 @@ class _Fade:
     def weight(self, t_s: float) -> float:
         if t_s >= self._begin_s + self._length_s:
             return 1.0
-        share = max(t_s - self._begin_s, 0.0) / self._length_s
+        if t_s <= self._begin_s:
+            return 0.0
+        share = (t_s - self._begin_s) / self._length_s
         return share * share * (3 - 2 * share)
 
 
-def _is_old(plan: Plan, frame_s: float, steps: int) -> bool:
-    return frame_s >= plan.begin_s + steps * plan.dt_s - ROUNDING_S
+def _is_due(plan: Plan, steps: int, frame_s: float, delay_s: float, asked_s: float | None) -> bool:
+    """Say whether some steps have passed since a plan began, or it would end before the answer to a later frame.
+
+    While an answer is on its way, another frame is due only where waiting for that answer would leave a gap after it.
+    """
+    spare_s = max(plan.end_s - plan.begin_s - delay_s - plan.dt_s, 0.0)  # from a frame to the next, at most
+    if asked_s is None:
+        return frame_s >= plan.begin_s + min(steps * plan.dt_s, spare_s) - ROUNDING_S
+    return spare_s < delay_s and frame_s >= asked_s + spare_s / 2 - ROUNDING_S
 
 
 def _positive(steps: int) -> int:

@@ -11,26 +11,18 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class ConvStemConfig(PretrainedConfig):
-    """Channels after each halving of the image, and how many further convolutions follow each.
-
-    unshuffle: before all that, blocks of so many pixels squared become channels of one place, which loses nothing.
-    """
+    """Channels after each halving of the image, and how many further convolutions follow each."""
 
     model_type = "conv_stem"
 
     def __init__(
-        self,
-        hidden_sizes: tuple[int, ...] = (24, 48, 96, 128),
-        depths: tuple[int, ...] = (0, 1, 1, 1),
-        unshuffle: int = 1,
-        **rest,
+        self, hidden_sizes: tuple[int, ...] = (24, 48, 96, 128), depths: tuple[int, ...] = (0, 1, 1, 1), **rest
     ):
         super().__init__(**rest)
         if len(hidden_sizes) != len(depths):
             raise ValueError(f"hidden_sizes and depths need one entry a stage, got {hidden_sizes} and {depths}")
         self.hidden_sizes = list(hidden_sizes)
         self.depths = list(depths)
-        self.unshuffle = unshuffle
 
 
 class ResidualConv(nn.Module):
@@ -55,7 +47,7 @@ class ConvStemModel(PreTrainedModel):
     def __init__(self, config: ConvStemConfig) -> None:
         super().__init__(config)
         layers: list[nn.Module] = []
-        before = 3 * config.unshuffle**2
+        before = 3
         for channels, depth in zip(config.hidden_sizes, config.depths, strict=True):
             layers += [
                 nn.Conv2d(before, channels, 3, stride=2, padding=1, bias=False),
@@ -69,18 +61,7 @@ class ConvStemModel(PreTrainedModel):
 
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
         """Return the feature map as `last_hidden_state`."""
-        return BaseModelOutput(last_hidden_state=self.layers(_unshuffle(pixel_values, self.config.unshuffle)))  # pyright: ignore[reportArgumentType]
-
-
-def _unshuffle(pixels: Tensor, factor: int) -> Tensor:
-    """float[B, 3, H, W] -> float[B, 3 * factor^2, H / factor, W / factor] in channels-last order, nothing lost."""
-    if factor == 1:
-        return pixels
-    batch, channels, height, width = pixels.shape
-    if height % factor or width % factor:
-        raise ValueError(f"an image of {height} x {width} pixels cannot be cut into blocks of {factor} x {factor}")
-    blocks = pixels.permute(0, 2, 3, 1).reshape(batch, height // factor, factor, width // factor, factor * channels)
-    return blocks.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
+        return BaseModelOutput(last_hidden_state=self.layers(pixel_values))  # pyright: ignore[reportArgumentType]
 
 
 AutoConfig.register("conv_stem", ConvStemConfig)

@@ -1,4 +1,4 @@
-"""Training losses on the network's outputs: action bins, completion, words."""
+"""Training losses on the network's outputs: completion, words, grounding; action heads have their own."""
 
 import torch
 from torch import Tensor
@@ -7,17 +7,6 @@ from torch.nn import functional
 from vla.model.actions import soft_targets
 from vla.model.grounding import named_token
 from vla.model.network import Network, Outputs
-
-
-def action_loss(logits: Tensor, targets: Tensor, counts: Tensor, sigma_bins: float) -> Tensor:
-    """Cross-entropy of bin logits float[B, T, A, 256] with soft labels around targets float[B, T, A] in -1..1.
-
-    counts: bool[B, T], which steps count (not given, not beyond the end of the episode).
-    """
-    expected = soft_targets(targets, sigma_bins)
-    per_step = -(expected * torch.log_softmax(logits.float(), dim=-1)).sum(-1).mean(-1)
-    entropy = -(expected * expected.clamp_min(1e-12).log()).sum(-1).mean(-1)  # so that a perfect fit is zero
-    return ((per_step - entropy) * counts).sum() / counts.sum().clamp_min(1)
 
 
 def completion_loss(outputs: Outputs, progress: Tensor, done: Tensor) -> Tensor:

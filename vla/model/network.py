@@ -6,8 +6,11 @@ Order and attention of the sequence, block-causal (rows look at columns):
     images     all     -       -      -        -
     text       all     causal  -      -        -
     state      all     all     self   -        -
-    actions    all     all     all    all      -
+    actions    all     all     all    all *    -
     question   all     -       -      -        causal
+
+* or causal, where the action head says token by token. With cross-attention there are no image rows: all others look at
+the visual tokens from between the layers.
 
 Image states depend on nothing else, so planner, controller and questions share them. In training a question rides
 along with the control sequence of the same frame for the price of its own tokens.
@@ -20,10 +23,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from vla.model.actions import expectation_around_mode
+from vla.model.fusion import CrossAttention
 from vla.model.grounding import Seen, WordGrounding, waves
+from vla.model.head import Context
+from vla.model.heads import build_head
 from vla.model.vision import VisionTower
 from vla.model.vocabulary import ACTION_BINS, LOCATIONS
 
@@ -53,47 +59,30 @@ def build_language_model(
 class Outputs:
     """What one forward pass says."""
 
-    action_logits: Tensor  # float[B, T, A, 256]
+    action_hidden: Tensor  # float[B, T', D], of the tokens of the action head
+    context: Context  # what the action head may read beside them
     progress: Tensor  # float[B], logit
     done: Tensor  # float[B], logit
     question_hidden: Tensor | None  # float[B, Q, D]
     seen: Seen  # the visual tokens, ready to be named by further words
 
 
-class ActionTokenHead(nn.Module):
-    """T placeholders in, A distributions over the 256 action ids for each of them out, all in one pass.
+@dataclass
+class Decision:
+    """What the action head decided."""
 
-    The action ids are rows of the language model's own embedding, so nothing but a valid action can be decoded.
-    Placeholder T is the completion token. Leading steps may be given, which is what real-time chunking needs.
-    """
-
-    def __init__(self, width: int, action_horizon: int, action_dim: int) -> None:
-        super().__init__()
-        self.action_dim = action_dim
-        self.placeholders = nn.Parameter(torch.randn(action_horizon + 1, width) * 0.02)
-        self.given = nn.Linear(action_dim + 1, width)
-        self.per_dimension = nn.Linear(width, action_dim * width)
-        self.completion = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2))
-
-    def embed(self, actions: Tensor, given_steps: Tensor) -> Tensor:
-        """Normalised actions float[B, T, A], of which the first given_steps int[B] are shown -> float[B, T + 1, D]."""
-        steps = torch.arange(actions.shape[1], device=actions.device)
-        shown = (steps < given_steps[:, None]).unsqueeze(-1).to(actions.dtype)
-        given = shown * self.given(torch.cat([actions * shown, shown], dim=-1))
-        return self.placeholders + nn.functional.pad(given, (0, 0, 0, 1))
-
-    def forward(self, hidden: Tensor, action_embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden float[B, T + 1, D], bins float[256, D] -> bin logits float[B, T, A, 256], completion float[B, 2]."""
-        queries = self.per_dimension(hidden[:, :-1]).unflatten(-1, (self.action_dim, -1))
-        return queries @ action_embeddings.T, self.completion(hidden[:, -1])
+    values: Tensor  # float[B, T, A] in -1..1
+    confidence: Tensor | None  # float[B] in 0..1, where the head has one
+    progress: Tensor  # float[B] in 0..1
+    done: Tensor  # float[B] in 0..1
 
 
 class Network(nn.Module):
-    """Vision tower, language model, state encoder and action-token head."""
+    """Vision tower, language model, state encoder and action head."""
 
     def __init__(
         self,
-        vision: dict[str, Any],
+        vision: dict[str, Any] | None,
         language: dict[str, Any],
         cameras: dict[str, tuple[int, int]],
         vocab_size: int,
@@ -101,25 +90,54 @@ class Network(nn.Module):
         action_horizon: int,
         action_dim: int,
         max_text_tokens: int = 80,
+        connector: dict[str, Any] | None = None,
+        tiling: dict[str, Any] | None = None,
+        fusion: dict[str, Any] | None = None,
+        head: dict[str, Any] | None = None,
     ) -> None:
         """Build from plain arguments; they are what `config.json` of a checkpoint holds.
 
-        vision, language: arguments of `build_encoder`, `build_language_model`; cameras: name -> (height, width) [px].
+        vision, language: arguments of `build_encoder`, `build_language_model`; cameras: name -> (height, width) [px];
+        connector, fusion, head: `name` and settings, see the tables in connectors.py, fusion.py and heads.py, left out
+        for mlp, prefix and parallel; tiling: see `VisionTower`, left out for none.
         """
         super().__init__()
+        fused = {"name": "prefix", **(fusion or {})}
+        style = fused.pop("name")
+        if style not in ("prefix", "early_fusion", "cross_attention"):
+            raise ValueError(f"fusion {style!r} is not known, possible: prefix, early_fusion, cross_attention")
+        if style == "prefix" and fused:
+            raise ValueError(f"fusion prefix takes no settings, got {sorted(fused)}")
+        if (vision is None) != (style == "early_fusion"):
+            raise ValueError(f"fusion {style} {'has no vision encoder: set vision=null' if vision else 'needs vision'}")
         self.language = build_language_model(vocab_size, **language)
         width = self.language.config.hidden_size
-        self.vision = VisionTower(vision, {name: (size[0], size[1]) for name, size in cameras.items()}, width)
+        encoder = vision if vision is not None else {"model_type": "patches", **fused}
+        sizes = {name: (size[0], size[1]) for name, size in cameras.items()}
+        self.vision = VisionTower(encoder, sizes, width, connector, tiling)
         self.grounding = WordGrounding(width, list(cameras))
         self.state = nn.Sequential(nn.Linear(action_dim, width), nn.GELU(), nn.Linear(width, width))
-        self.head = ActionTokenHead(width, action_horizon, action_dim)
         self.action_ids = slice(first_action_id, first_action_id + ACTION_BINS)
+        self.head = build_head(self.language.config, action_horizon, action_dim, self.action_ids, **(head or {}))
+        self.cross = CrossAttention(self.language, **fused) if style == "cross_attention" else None
         self.location_ids = slice(self.action_ids.stop, self.action_ids.stop + LOCATIONS)
         self.max_text_tokens = max_text_tokens
+        self._refuse_longer_than_the_language_model_reads()
         if "pretrained" not in language:
             with torch.no_grad():  # places that are close to each other start out alike
                 places = (torch.arange(LOCATIONS) + 0.5) / LOCATIONS
                 self.embedding.weight[self.location_ids] = 0.08 * waves(places, width, finest=LOCATIONS / 16)
+
+    def _refuse_longer_than_the_language_model_reads(self) -> None:
+        prefix = 0 if self.cross else self.vision.num_tokens
+        longest = prefix + self.max_text_tokens + 1 + self.head.max_tokens
+        readable = getattr(self.language.config, "max_position_embeddings", None)
+        if readable is not None and longest > readable:
+            raise ValueError(
+                f"{prefix} visual tokens, {self.max_text_tokens} of text, 1 of state and {self.head.max_tokens} of "
+                f"actions are {longest}, the language model reads {readable}: give it more positions (n_positions or "
+                "max_position_embeddings), or take a connector or a head with fewer tokens"
+            )
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -136,28 +154,36 @@ class Network(nn.Module):
         given_steps: Tensor,
         question_ids: Tensor | None = None,
         question_mask: Tensor | None = None,
+        taught: bool = True,
     ) -> Outputs:
         """Run control, and a question about the same frame where there is one, in one pass.
 
         images: uint8[B, H, W, 3] each; text_ids: int[B, L]; text_mask: bool[B, L]; state: float[B, A] in -1..1;
-        given_actions: float[B, T, A] in -1..1, shown for the first given_steps: int[B]; question: int, bool[B, Q].
+        given_actions: float[B, T, A] in -1..1, shown for the first given_steps: int[B]; question: int, bool[B, Q];
+        taught: training, in which a head that says token by token is shown all of given_actions as if it had said them.
         """
         visual = self.vision(images)
         actions = self.head.embed(given_actions, given_steps)
         seen = self.grounding.seen(self.vision.by_camera(visual))
         text, _ = self.words(text_ids, text_mask, seen)
-        parts = [visual, text, self.state(state)[:, None], actions]
-        kinds = [IMAGE] * visual.shape[1] + [TEXT] * text_ids.shape[1] + [STATE] + [ACTION] * actions.shape[1]
-        present = [visual.new_ones(visual.shape[:2], dtype=torch.bool), text_mask]
+        prefix, sight = self.placed(visual)
+        parts = [prefix, text, self.state(state)[:, None], actions]
+        kinds = [IMAGE] * prefix.shape[1] + [TEXT] * text_ids.shape[1] + [STATE] + [ACTION] * actions.shape[1]
+        present = [visual.new_ones(prefix.shape[:2], dtype=torch.bool), text_mask]
         present.append(visual.new_ones((len(visual), 1 + actions.shape[1]), dtype=torch.bool))
-        start = self.vision.num_tokens
+        if taught:
+            said, real = self.head.taught(self.embedding.weight, given_actions)
+            parts.append(said)
+            kinds += [ACTION] * said.shape[1]
+            present.append(real)
+        start = prefix.shape[1]
+        before = start + text_ids.shape[1] + 1  # of the head's tokens
+        after = len(kinds)
+        next_position = start + self.max_text_tokens + after - before + 1
         positions = [
-            torch.arange(n) + offset
-            for n, offset in (
-                (start, 0),
-                (text_ids.shape[1], start),
-                (1 + actions.shape[1], start + self.max_text_tokens),
-            )
+            torch.arange(start),
+            torch.arange(start, start + text_ids.shape[1]),
+            torch.arange(start + self.max_text_tokens, next_position),
         ]
         if question_ids is not None and question_mask is not None:
             question, _ = self.words(question_ids, question_mask, seen)
@@ -165,26 +191,62 @@ class Network(nn.Module):
             kinds += [QUESTION] * question_ids.shape[1]
             present.append(question_mask)
             positions.append(torch.arange(question_ids.shape[1]) + start)
-        hidden = self.run(torch.cat(parts, dim=1), torch.tensor(kinds), torch.cat(present, dim=1), torch.cat(positions))
-        after_text = start + text_ids.shape[1] + 1
-        action_logits, completion = self.head(
-            hidden[:, after_text : after_text + actions.shape[1]], self.embedding.weight[self.action_ids]
-        )
-        question = hidden[:, after_text + actions.shape[1] :] if question_ids is not None else None
-        return Outputs(action_logits, completion[:, 0], completion[:, 1], question, seen)
+        there, kind = torch.cat(present, dim=1), torch.tensor(kinds, device=visual.device)
+        cache = None
+        if self.head.looks_back or (self.head.in_order and not taught):
+            cache = DynamicCache(config=self.language.config)
+        hidden = self.run(torch.cat(parts, dim=1), kind, there, torch.cat(positions), cache, sight)
+        acting = hidden[:, before:after]
+        completion = self.head.completion(acting[:, self.head.completion_at])
+        visible = there & (kind != QUESTION)
+        context = Context(self.embedding.weight, self.language.base_model, visible, next_position, cache, sight)
+        question = hidden[:, after:] if question_ids is not None else None
+        return Outputs(acting, context, completion[:, 0], completion[:, 1], question, seen)
+
+    @torch.no_grad()
+    def act(
+        self,
+        images: dict[str, Tensor],
+        text_ids: Tensor,
+        text_mask: Tensor,
+        state: Tensor,
+        given_actions: Tensor,
+        given_steps: Tensor,
+    ) -> Decision:
+        """Decide a chunk; arguments as in `forward`, nothing but the given steps is read of given_actions."""
+        outputs = self(images, text_ids, text_mask, state, given_actions, given_steps, taught=False)
+        values, confidence = self.head.decide(outputs.action_hidden, outputs.context, given_actions, given_steps)
+        return Decision(values, confidence, outputs.progress.sigmoid(), outputs.done.sigmoid())
+
+    def placed(self, visual: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Say which visual tokens float[B, P, D] stand in the sequence, and which the layers look at beside it."""
+        return (visual, {}) if self.cross is None else (visual[:, :0], {"visual": visual})
 
     def words(self, ids: Tensor, mask: Tensor, seen: Seen, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embed words int[B, L] together with what they name of what is seen; see `WordGrounding`."""
         return self.grounding(self.embedding(ids) * mask.unsqueeze(-1), seen, before)
 
-    def run(self, embeddings: Tensor, kinds: Tensor, present: Tensor, positions: Tensor) -> Tensor:
-        """Embeddings float[B, N, D], kinds int[N], present bool[B, N], positions int[N] -> hidden float[B, N, D]."""
-        mask = attention_mask(kinds, present)
+    def run(
+        self,
+        embeddings: Tensor,
+        kinds: Tensor,
+        present: Tensor,
+        positions: Tensor,
+        cache: DynamicCache | None = None,
+        sight: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Embeddings float[B, N, D], kinds int[N], present bool[B, N], positions int[N] -> hidden float[B, N, D].
+
+        cache: is filled with keys and values where it is given; sight: see `placed`.
+        """
+        mask = attention_mask(kinds, present, self.head.in_order)
         return self.language.base_model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=positions.to(embeddings.device)[None].expand(len(embeddings), -1),
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **(sight or {}),
         ).last_hidden_state
 
     def word_logits(self, hidden: Tensor) -> Tensor:
@@ -214,12 +276,11 @@ class Network(nn.Module):
         """Answer left-padded prompts int[B, Q] with mask bool[B, Q], word by word -> ids int[B, <= max_tokens]."""
         visual = self.vision(images)
         seen = self.grounding.seen(self.vision.by_camera(visual))
-        count = visual.shape[1]
-        everything = torch.ones(len(visual), 1, count, count, dtype=torch.bool, device=visual.device)
-        positions = torch.arange(count, device=visual.device)[None].expand(len(visual), -1)
-        cache = self.language.base_model(
-            inputs_embeds=visual, attention_mask=everything, position_ids=positions, use_cache=True
-        ).past_key_values
+        prefix, sight = self.placed(visual)
+        count, cache = prefix.shape[1], DynamicCache(config=self.language.config)
+        if count:
+            kinds = torch.full((count,), IMAGE)
+            self.run(prefix, kinds, mask.new_ones(len(ids), count), torch.arange(count), cache, sight)
         present = torch.cat([mask.new_ones(len(ids), count), mask], dim=1)
         position = count + (mask.cumsum(1) - 1).clamp_min(0)
         before = None
@@ -233,6 +294,7 @@ class Network(nn.Module):
                 position_ids=position,
                 past_key_values=cache,
                 use_cache=True,
+                **sight,
             ).last_hidden_state
             before = self.embedding(ids[:, -1:])
             ids = self.likeliest(hidden[:, -1])[:, None].masked_fill(finished[:, None], pad)
@@ -246,10 +308,15 @@ class Network(nn.Module):
         return torch.cat(answer, dim=1)
 
 
-def attention_mask(kinds: Tensor, present: Tensor) -> Tensor:
-    """Token kinds int[N] and presence bool[B, N] -> who sees whom, bool[B, 1, N, N]; see the table on top."""
+def attention_mask(kinds: Tensor, present: Tensor, actions_in_order: bool = False) -> Tensor:
+    """Token kinds int[N] and presence bool[B, N] -> who sees whom, bool[B, 1, N, N]; see the table on top.
+
+    actions_in_order: whether action tokens see only those before them, as words do, instead of all. A token always sees
+    itself, so that padding is never without anything to see.
+    """
     kinds = kinds.to(present.device)
     order = torch.arange(len(kinds), device=present.device)
-    words = (kinds == TEXT) | (kinds == QUESTION)
-    causal = ~(words[:, None] & (kinds[:, None] == kinds[None])) | (order[None] <= order[:, None])
-    return (_SEES.to(present.device)[kinds][:, kinds] & causal)[None, None] & present[:, None, None]
+    ordered = (kinds == TEXT) | (kinds == QUESTION) | ((kinds == ACTION) & actions_in_order)
+    causal = ~(ordered[:, None] & (kinds[:, None] == kinds[None])) | (order[None] <= order[:, None])
+    sees = (_SEES.to(present.device)[kinds][:, kinds] & causal)[None, None] & present[:, None, None]
+    return sees | (order[None] == order[:, None])

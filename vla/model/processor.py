@@ -80,12 +80,16 @@ class Processor:
     def chunks(
         self,
         values: Tensor,
-        confidence: Tensor,
+        confidence: Tensor | None,
         progress: Tensor,
         done: Tensor,
         observations: Sequence[Observation],
     ) -> list[ActionChunk]:
-        """Head outputs (values float[B, T, A] in -1..1, the others float[B]) to chunks inside the joint limits."""
+        """Head outputs (values float[B, T, A] in -1..1, the others float[B]) to chunks inside the joint limits.
+
+        confidence: None where the action head has none.
+        """
+        confidences = [None] * len(values) if confidence is None else confidence.tolist()
         targets = self.codec.decode(values.float().cpu(), self.state(observations)).numpy()
         low, high = (np.asarray(x, np.float32) for x in (self.embodiment.position_min, self.embodiment.position_max))
         return [
@@ -93,12 +97,12 @@ class Processor:
                 actions=np.clip(target, low, high),
                 dt_s=1 / self.embodiment.control_hz,
                 time_s=observation.time_s,
-                confidence=float(sure),
+                confidence=sure,
                 progress=float(part),
                 done=float(finished),
             )
             for target, observation, sure, part, finished in zip(
-                targets, observations, confidence, progress, done, strict=True
+                targets, observations, confidences, progress, done, strict=True
             )
         ]
 

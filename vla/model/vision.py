@@ -1,6 +1,7 @@
-"""Camera frames to visual tokens of the language model's width: vision encoder, then connector.
+"""Camera frames to visual tokens of the language model's width: tiles, vision encoder, connector.
 
-B batch, L tokens of one camera, C encoder width, D language width.
+B batch, N images of one frame (1, or the frame and its tiles), L features of one image, C encoder width, D language
+width.
 """
 
 from typing import Any
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-import vla.model.conv_stem  # noqa: F401  registers the name conv_stem
+import vla.model.conv_stem  # registers the name conv_stem
+import vla.model.patches  # noqa: F401  registers the name patches
+from vla.model.connectors import Grid, build_connector
 from vla.model.grounding import waves
+from vla.model.tiling import Tiling, choose_tiling
 
 
 def build_encoder(model_type: str | None = None, pretrained: str | None = None, **config: Any) -> nn.Module:
@@ -25,27 +29,48 @@ def build_encoder(model_type: str | None = None, pretrained: str | None = None, 
 class VisionTower(nn.Module):
     """Encoder and connector shared by all cameras; each camera has its own position embedding."""
 
-    def __init__(self, encoder: dict[str, Any], cameras: dict[str, tuple[int, int]], width: int) -> None:
+    def __init__(
+        self,
+        encoder: dict[str, Any],
+        cameras: dict[str, tuple[int, int]],
+        width: int,
+        connector: dict[str, Any] | None = None,
+        tiling: dict[str, Any] | None = None,
+    ) -> None:
         """Build.
 
-        encoder: arguments of `build_encoder`; cameras: name -> (height, width) [px] in token order; width: D.
+        encoder: arguments of `build_encoder`, also `layer`, which of its hidden states to take (-2 in LLaVA) instead of
+        the last, and `patches_only`, to drop class and register tokens, so that the others form a grid;
+        cameras: name -> (height, width) [px] in token order; width: D; connector: arguments of `build_connector`;
+        tiling: `tile` [px] and `max_tokens` of a camera, see `choose_tiling`.
         """
         super().__init__()
+        encoder = dict(encoder)
+        self.layer: int | None = encoder.pop("layer", None)
+        self.patches_only: bool = encoder.pop("patches_only", False)
         self.cameras = dict(cameras)
-        self.encoder = build_encoder(**encoder).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.grids: dict[str, tuple[int, int]] = {}  # rows and columns of tokens, of cameras whose tokens form a grid
-        self.tokens: dict[str, int] = {}
-        channels = 0
+        encode: Any = build_encoder(**encoder)
+        self.encoder = encode.to(memory_format=torch.channels_last)
+        sights: dict[str, Tensor] = {}  # features of one image of each camera
         for name, size in self.cameras.items():
             with torch.no_grad():
-                features = self._features(torch.zeros(1, 3, *size))
-            if features.ndim == 4:
-                self.grids[name] = (features.shape[2], features.shape[3])
-            self.tokens[name], channels = _flat(features).shape[1:]
-        self.connector = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
-        )
-        self.position = nn.ParameterDict({name: nn.Parameter(self._places(name, width)) for name in self.tokens})
+                sights[name] = self._features(torch.zeros(1, 3, *((tiling["tile"],) * 2 if tiling else size)))
+        channels = next(_flat(sight).shape[2] for sight in sights.values())
+        self.connector = build_connector(channels, width, **(connector or {}))
+        self.feature_grids = {name: _grid(sight) for name, sight in sights.items()}
+        self.grids: dict[str, Grid] = {}  # of cameras whose tokens (with tiling: those of the whole frame) form a grid
+        self.tokens: dict[str, int] = {}
+        self.tilings: dict[str, Tiling] = {}
+        for name, sight in sights.items():
+            with torch.no_grad():
+                count = self.connector(torch.zeros_like(_flat(sight)), self.feature_grids[name]).shape[1]
+            if (grid := self.connector.grid(self.feature_grids[name])) is not None:
+                self.grids[name] = grid
+            if tiling:
+                self.tilings[name] = choose_tiling(self.cameras[name], tile_tokens=count, **tiling)
+            self.tokens[name] = count * (self.tilings[name].count if tiling else 1)
+        places = {name: self._places(name, _flat(sight).shape[1:], width) for name, sight in sights.items()}
+        self.position = nn.ParameterDict({name: nn.Parameter(place) for name, place in places.items()})
 
     @property
     def num_tokens(self) -> int:
@@ -53,22 +78,34 @@ class VisionTower(nn.Module):
         return sum(self.tokens.values())
 
     def _features(self, pixels: Tensor) -> Tensor:
-        return self.encoder(pixel_values=pixels.contiguous(memory_format=torch.channels_last)).last_hidden_state
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if self.layer is None:
+            features = self.encoder(pixel_values=pixels).last_hidden_state
+        else:
+            features = self.encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[self.layer]
+        if not self.patches_only or features.ndim == 4:
+            return features
+        side: int = self.encoder.config.patch_size  # pyright: ignore[reportAssignmentType]
+        rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
+        return features[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))  # class and registers lead
 
-    def _places(self, camera: str, width: int) -> Tensor:
-        """Where the position embedding starts: waves along rows and columns of a grid, nothing much elsewhere."""
-        noise = 0.02 * torch.randn(self.tokens[camera], width)
-        if camera not in self.grids:
-            return noise
-        rows, columns = self.grids[camera]
-        longest = max(rows, columns)
-        along = 0.5 * waves((torch.arange(columns) + 0.5) / longest, width - width // 2, finest=4.0)
-        down = 0.5 * waves((torch.arange(rows) + 0.5) / longest, width // 2, finest=4.0)
-        grid = torch.cat([along.expand(rows, -1, -1), down[:, None].expand(-1, columns, -1)], dim=-1)
-        return noise + grid.flatten(0, 1)
+    def _places(self, camera: str, features: tuple[int, ...], width: int) -> Tensor:
+        """Where the position embedding starts: waves along rows and columns of a grid, nothing much elsewhere.
+
+        Tokens carry it. Learned queries have no place: there the features (L, C) that they look at carry it.
+        """
+        tiling = self.tilings.get(camera)
+        images = [(0, 0, 1, 1)]  # row and column of each image, among so many rows and columns
+        if tiling:
+            images += [(row, column, tiling.rows, tiling.columns) for row, column in tiling.places()]
+        count, grid = self.tokens[camera], self.grids.get(camera)
+        if self.connector.resamples:
+            (count, width), grid = (len(images) * features[0], features[1]), self.feature_grids[camera]
+        noise = 0.02 * torch.randn(count, width)
+        return noise if grid is None else noise + torch.cat([_grid_waves(grid, width, *image) for image in images])
 
     def by_camera(self, visual: Tensor) -> dict[str, Tensor]:
-        """Visual tokens float[B, sum of L, D] -> camera -> float[B, L, D]."""
+        """Visual tokens float[B, sum of tokens, D] -> camera -> float[B, tokens, D]."""
         return dict(zip(self.tokens, visual.split(list(self.tokens.values()), dim=1), strict=True))
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -76,15 +113,42 @@ class VisionTower(nn.Module):
         return _flat(self._features(pixels))
 
     def forward(self, images: dict[str, Tensor]) -> Tensor:
-        """uint8 (or float 0..255) [B, H, W, 3] of each camera -> visual tokens float[B, sum of L, D]."""
+        """uint8 (or float 0..255) [B, H, W, 3] of each camera -> visual tokens float[B, sum of tokens, D]."""
         tokens = []
         for name, (height, width) in self.cameras.items():
             image = images[name]
             if tuple(image.shape[1:]) != (height, width, 3):
                 raise ValueError(f"camera {name!r} gave {tuple(image.shape[1:])}, the model takes {(height, width, 3)}")
-            pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1
-            tokens.append(self.connector(self.encode(pixels)) + self.position[name])
+            tokens.append(self._look(name, image.permute(0, 3, 1, 2).float() / 127.5 - 1))
         return torch.cat(tokens, dim=1)
+
+    def _look(self, camera: str, pixels: Tensor) -> Tensor:
+        """Normalised pixels float[B, 3, H, W] -> tokens float[B, N * tokens of an image, D]."""
+        position, grid, tiling = self.position[camera], self.feature_grids[camera], self.tilings.get(camera)
+        features = self.encode(tiling.cut(pixels).flatten(0, 1) if tiling else pixels)
+        if self.connector.resamples:
+            features = (features.reshape(len(pixels), *position.shape) + position).reshape(features.shape)
+            return self.connector(features, grid).reshape(len(pixels), self.tokens[camera], -1)
+        return self.connector(features, grid).reshape(len(pixels), *position.shape) + position
+
+
+def _grid(features: Tensor) -> Grid | None:
+    """Rows and columns of a feature map float[B, C, H, W]; sequences have none."""
+    return (features.shape[2], features.shape[3]) if features.ndim == 4 else None
+
+
+def _grid_waves(grid: Grid, width: int, row: int, column: int, of_rows: int, of_columns: int) -> Tensor:
+    """Describe the places of one image's tokens in the whole frame float[rows * columns, width].
+
+    row, column: which tile it is, of so many; the frame itself is 0, 0 of 1, 1.
+    """
+    rows, columns = grid
+    longest = max(rows, columns)
+    across = (column * columns + torch.arange(columns) + 0.5) / of_columns / longest
+    down = (row * rows + torch.arange(rows) + 0.5) / of_rows / longest
+    along = 0.5 * waves(across, width - width // 2, finest=4.0)
+    below = 0.5 * waves(down, width // 2, finest=4.0)
+    return torch.cat([along.expand(rows, -1, -1), below[:, None].expand(-1, columns, -1)], dim=-1).flatten(0, 1)
 
 
 def _flat(features: Tensor) -> Tensor:

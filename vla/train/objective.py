@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla.model.losses import action_loss, completion_loss, grounding_loss, word_loss
+from vla.model.losses import completion_loss, grounding_loss, word_loss
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.train.batches import Batch
@@ -20,6 +20,13 @@ def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tens
     tint = 1 + 0.3 * strength * (2 * torch.rand((len(images), 1, 1, 3), generator=generator) - 1)
     shift = 128 * strength * (2 * torch.rand(shape, generator=generator) - 1)
     return (images.float() * (gain * tint).to(images.device) + shift.to(images.device)).clamp_(0, 255)
+
+
+def held(actions: Tensor, counts: Tensor) -> Tensor:
+    """Repeat the last target float[B, T, A] that counts bool[B, T] over those that do not, which follow it."""
+    steps = torch.arange(actions.shape[1], device=actions.device)
+    kept = torch.minimum(steps, (counts.sum(1, keepdim=True) - 1).clamp_min(0))
+    return actions.gather(1, kept[..., None].expand_as(actions))
 
 
 def losses(
@@ -39,7 +46,7 @@ def losses(
     that is added to the normalised state, so that the network looks instead of remembering.
     """
     codec = processor.codec
-    targets = codec.encode(batch.actions, batch.state)
+    targets = codec.encode(held(batch.actions, batch.counts), batch.state)
     state = codec.encode_state(batch.state)
     noise = torch.randn(state.shape, generator=generator).to(state.device)
     outputs = network(
@@ -55,10 +62,13 @@ def losses(
     assert outputs.question_hidden is not None
     steps = torch.arange(targets.shape[1], device=targets.device)
     counts = batch.counts & (steps >= batch.given_steps[:, None])
+    action = network.head.loss(
+        outputs.action_hidden, outputs.context, targets, counts, batch.given_steps, sigma_bins, generator
+    )
     grid = next(iter(network.vision.grids.values()), None)
     _, named = network.words(batch.named_ids, batch.named_ids != processor.pad_id, outputs.seen)
     return {
-        "action": action_loss(outputs.action_logits, targets, counts, sigma_bins),
+        "action": action,
         "completion": completion_loss(outputs, batch.progress, batch.done),
         "words": word_loss(network, outputs.question_hidden, batch.question_labels, location_sigma),
         "grounding": grounding_loss(named, batch.named_at, batch.named_box, grid) if grid else targets.new_zeros(()),

@@ -44,6 +44,8 @@ class Shards:
             torch.set_num_threads(1)  # also between the passes, where waking other cores costs more than it gains
             network.share_memory()
             self.workers = [self._start(number) for number in range(1, count)]
+            for worker in self.workers:
+                _receive(worker)
 
     def _start(self, number: int) -> Worker:
         context = torch.multiprocessing.get_context("spawn")
@@ -94,10 +96,7 @@ class Shards:
         """Wait for the others, in order; add up their gradients and take the mean of the batch statistics."""
         results, statistics = [], [_statistics(self.network)]
         for worker in self.workers:
-            try:
-                losses, theirs = worker.pipe.recv()
-            except EOFError:
-                raise RuntimeError(f"{worker.process.name} of {self.count} ended unexpectedly, see above") from None
+            losses, theirs = _receive(worker)
             results.append(losses)
             statistics.append([torch.from_numpy(value) for value in theirs])
             pairs = zip(self.network.parameters(), worker.gradients, strict=True)
@@ -106,6 +105,13 @@ class Shards:
         for mine, *theirs in zip(*statistics, strict=True):
             mine.copy_(torch.stack([mine, *theirs]).mean(0))
         return results
+
+
+def _receive(worker: Worker) -> Any:
+    try:
+        return worker.pipe.recv()
+    except EOFError:
+        raise RuntimeError(f"{worker.process.name} ended unexpectedly, see above") from None
 
 
 def _work(pipe: Connection, network: Network, flat: Tensor, loss: Loss, number: int, count: int) -> None:
@@ -118,6 +124,7 @@ def _work(pipe: Connection, network: Network, flat: Tensor, loss: Loss, number: 
     for parameter, gradient in zip(network.parameters(), _views(flat, network), strict=True):
         parameter.grad = gradient
     try:
+        pipe.send("ready")
         while True:
             packed, statistics, step = pipe.recv()
             flat.zero_()

@@ -25,6 +25,7 @@ from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
 from vla.result import write_result
 from vla.train.batches import Batches, Labels
+from vla.train.designs import designs
 from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
 from vla.train.shards import Shards
@@ -83,6 +84,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         "action_horizon": model["action_horizon"],
         "action_dim": len(embodiment.joints),
         "max_text_tokens": model["max_text_tokens"],
+        **designs(model, labels, processor.codec),
     }
     network = Network(**architecture).to(device).train()
     if config["init"]:
@@ -117,7 +119,6 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     objective = Objective(processor, config["objective"], config["loss_weights"], seed, bf16)
     log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"])
     loss_value, start, leg_s = done["loss"], done["step"], 60 * (config["leg_minutes"] or math.inf)
-    loop_s = time.monotonic()
     step = start
     smooth: dict[str, float] = {}
     with (
@@ -125,6 +126,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         ThreadPoolExecutor(1) as loader,
         tqdm(total=steps, initial=start, desc="train", unit="step") as bar,
     ):
+        loop_s = time.monotonic()
         upcoming = loader.submit(batches.__getitem__, start) if start < steps else None
         for step in range(start, steps):
             assert upcoming is not None

@@ -1,18 +1,27 @@
-"""One item from its first frame to its segments: decode once, check, find events, choose keyframes, cut, name."""
+"""One item from first frame to outcome: decode once, check, find events, choose keyframes, cut, name, judge, answer."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from vla.video.answer import Answer, relevance
 from vla.video.child import Decoder
 from vla.video.decode import ClipError
 from vla.video.events import Event
 from vla.video.flag import ERROR, Flag
 from vla.video.keyframes import BUDGET, Keyframe, all_events, choose
+from vla.video.outcome import UNKNOWN, Outcome, judge
 from vla.video.quality import Checked, check
 from vla.video.segments import Segment, cut, merged
+from vla.video.select import bolt
 from vla.video.source import Item
 from vla.video.track import Track
 from vla.video.words import Story, Words
+
+ASKED = 20  # frames that a question is asked about, the first and the last among them
+UNREAD = Outcome(UNKNOWN, "nothing can be seen")
+Similar = Callable[[str, Sequence[str]], np.ndarray]  # a question and texts -> how close each is, 0..1
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,8 @@ class Analysis:
     keyframes: list[Keyframe]
     segments: list[Segment]
     checked: Checked
+    outcome: Outcome = UNREAD
+    answers: tuple[Answer, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -39,12 +50,15 @@ def analyse(
     *,
     cameras: Collection[str] = (),
     budget: int = BUDGET,
+    questions: Sequence[str] = (),
+    similar: Similar | None = None,
     progress: Callable[[str, float], None] = lambda camera, time_s: None,
 ) -> Analysis:
     """Analyse one item; a camera that cannot be read is flagged, and the others serve.
 
-    cameras: which to use, by default all; ValueError where an item has none of them. `progress` hears the camera and
-    the time of its latest frame [s].
+    cameras: which to use, by default all; ValueError where an item has none of them. questions: to be answered, from
+    frames chosen by `similar`, or by common words where it is None. `progress` hears the camera and the time of its
+    latest frame [s].
     """
     wanted = {name: clip for name, clip in item.clips.items() if not cameras or name in cameras}
     if not wanted:
@@ -62,5 +76,25 @@ def analyse(
     events = all_events(tracks, item.state)
     lead = next(iter(tracks.values()))
     segments = cut(events, lead.time_s[lead.sample])
-    segments = merged(words.name(Story(item, tracks, events, segments)))
-    return Analysis(item, tracks, events, choose(tracks, events, budget), segments, checked)
+    story = Story(item, tracks, events, segments, judge(item, tracks))
+    story = replace(story, segments=merged(words.name(story)))
+    story = replace(story, outcome=words.judge(story))
+    answers = tuple(words.answer(story, question, frames_for(question, story, similar)) for question in questions)
+    keyframes = choose(tracks, events, budget)
+    return Analysis(item, tracks, events, keyframes, list(story.segments), checked, story.outcome, answers)
+
+
+def frames_for(question: str, story: Story, similar: Similar | None = None, frames: int = ASKED) -> list[float]:
+    """Return the times of at most `frames` frames to look at for a question: first, last, and the most relevant."""
+    lead = next(iter(story.tracks.values()))
+    time_s = lead.time_s[lead.sample]
+    scores = relevance(
+        question,
+        time_s,
+        story.events,
+        story.outcome,
+        story.segments,
+        None if similar is None else lambda texts: similar(question, texts),
+    )
+    chosen = {0, len(time_s) - 1, *bolt(scores, max(frames - 2, 1))}
+    return [float(time_s[k]) for k in sorted(chosen)]

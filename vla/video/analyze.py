@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from vla.data.annotate import annotate
+from vla.data.dataset import EpisodeDataset
 from vla.result import write_result
 from vla.video import overview, report, timeline
 from vla.video.analysis import analyse
@@ -21,12 +24,13 @@ from vla.video.decode import ClipError, Limits
 from vla.video.embed import EndpointEmbedder
 from vla.video.fingerprint import fingerprint
 from vla.video.flag import ERROR, NOTE, WARNING, Flag, remedy
-from vla.video.index import Embedder, build
+from vla.video.index import Embedder, build, closeness
 from vla.video.quality import compare
 from vla.video.source import Item, find
 from vla.video.words import Words
 
 ITEMS = "items"  # folder of the items' folders
+IN_PLACE = "in_place"  # the word for changing the dataset itself
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="analyze")
@@ -46,9 +50,16 @@ def main(config: DictConfig) -> None:
         episodes=plain["episodes"],
         budget=plain["budget"],
         images_fps=plain["images_fps"],
+        questions=questions(plain["ask"]),
         fresh=plain["fresh"],
     )
+    result["subtasks"] = write_subtasks(
+        Path(plain["path"]), result["items"], plain["subtasks"], plain["subtask_feature"]
+    )
     path = write_result(out, seed=plain["seed"], **result)
+    for item in result["items"]:
+        for answer in item["qa"]["answers"]:
+            print(f"{item['name']}: {answer['question']}\n  {answer['answer']}")
     print(f"{len(result['items'])} items, {result['analysed']} of them analysed now\n{result['report']}\n{path}")
 
 
@@ -63,15 +74,18 @@ def analyze(
     episodes: Sequence[int] | None = None,
     budget: int,
     images_fps: float,
+    questions: Sequence[str] = (),
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Analyse every item at `path` into `out`/items and return the result.
+    """Analyse every item at `path` into `out`/items, answer `questions` about each, and return the result.
 
     Items whose fingerprint is already there are taken as they are, unless `fresh`. An item that cannot be read is
     reported as such; ClipError if none can.
     """
     items = _chosen(find(path, images_fps), path, episodes)
     settings = {"budget": budget, "cameras": list(cameras), "limits": asdict(limits), "words": words.identity}
+    settings |= {"ask": list(questions), "similar": embedder.identity if embedder and questions else "words"}
+    similar = None if embedder is None else partial(closeness, embedder)
     rows: list[dict[str, Any]] = []
     with Decoder(limits) as decoder, tqdm(items, unit="item", desc="analyze") as bar:
         for item in bar:
@@ -81,7 +95,9 @@ def analyze(
             key = fingerprint(item, settings)
             made = record is None or record["fingerprint"] != key
             if made:
-                analysis = analyse(item, decoder, words, cameras=cameras, budget=budget)
+                analysis = analyse(
+                    item, decoder, words, cameras=cameras, budget=budget, questions=questions, similar=similar
+                )
                 record = timeline.document(analysis, fingerprint=key, settings=settings)
                 timeline.write(out / folder, record, analysis.tracks)
                 if analysis.tracks:
@@ -93,6 +109,38 @@ def analyze(
         raise ClipError(rows[0]["record"]["qa"][0]["words"])
     index = build(out, [(row["folder"], row["record"]) for row in rows], embedder)
     return _finish(path, out, items, rows) | {"index": index}
+
+
+def questions(ask: str | Sequence[str] | None) -> list[str]:
+    """Return the questions of `ask=`, one text with "|" between them or a list; ValueError for one without words."""
+    asked = [text.strip() for text in (ask.split("|") if isinstance(ask, str) else ask or [])]
+    if not all(re.search(r"\w", text) for text in asked):
+        raise ValueError(f'ask={ask!r} holds no question: give words, such as ask="when is the cube dropped?"')
+    return asked
+
+
+def write_subtasks(path: Path, items: Sequence[dict[str, Any]], where: str | None, feature: str) -> Path | None:
+    """Write the label of the segment that each frame lies in as a text feature of the dataset that was analysed.
+
+    items: of the result. where: a new folder for a copy of the dataset, IN_PLACE for the dataset itself, None for
+    nowhere. Frames of episodes that were not analysed get "". ValueError where `path` is no dataset.
+    """
+    if where is None:
+        return None
+    if not (path / "meta/info.json").is_file():
+        raise ValueError(f"{path} is no LeRobot v3 dataset, so no subtasks can be written: leave subtasks out")
+    data, texts = EpisodeDataset(path), {}
+    for row in items:
+        record = timeline.read(row["timeline"].parent)
+        if record is not None and record["segments"]:
+            episode = data.episodes[record["source"]["episode"]]
+            texts[episode.index] = [_label_at(record["segments"], k / data.fps) for k in range(episode.length)]
+    return annotate(path, feature, texts, None if where == IN_PLACE else Path(where))
+
+
+def _label_at(segments: Sequence[dict[str, Any]], time_s: float) -> str:
+    """Return the label of the segment that holds a time; the last one holds what comes after."""
+    return next((part["label"] for part in segments if time_s < part["stop_s"] - 1e-6), segments[-1]["label"])
 
 
 def _chosen(items: list[Item], path: Path, episodes: Sequence[int] | None) -> list[Item]:
@@ -138,7 +186,7 @@ def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]]
 
 
 def _summary(item: Item, out: Path, row: dict[str, Any], flags: Sequence[Flag]) -> dict[str, Any]:
-    """Return one entry of `items` in result.json; `outcome` is null, since success is not judged."""
+    """Return one entry of `items` in result.json; `qa` has the codes of the quality check and the answers."""
     record, folder = row["record"], out / row["folder"]
     lead = next(iter(record["source"]["cameras"].values()), {"frames": 0, "duration_s": 0.0})
     codes = {severity: sorted({f.code for f in flags if f.severity == severity}) for severity in (ERROR, WARNING, NOTE)}
@@ -149,8 +197,8 @@ def _summary(item: Item, out: Path, row: dict[str, Any], flags: Sequence[Flag]) 
         "duration_s": lead["duration_s"],
         "keyframes": len(record["keyframes"]),
         "segments": len(record["segments"]),
-        "qa": codes,
-        "outcome": None,
+        "qa": codes | {"answers": record["answers"]},
+        "outcome": {key: record["outcome"][key] for key in ("label", "mode", "moment_s", "words")},
         "timeline": folder / "timeline.json",
         "report": folder / "report.html" if record["keyframes"] else None,
     }

@@ -1,11 +1,13 @@
 """Endpoints that speak OpenAI's protocol: vLLM, llama.cpp, Ollama, or a company's."""
 
+import json
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import httpx2
 
+Read = TypeVar("Read")
 AGAIN = (408, 409, 429)  # answers that a second try may change, beside 5xx
 
 
@@ -56,6 +58,13 @@ class Chat:
         self._endpoint = Endpoint(url, key_variable=key_variable, timeout_s=timeout_s)
         self._model, self._max_tokens = model, max_tokens
 
+    def ask_for(self, text: str, images: Sequence[str], read: Callable[[str], Read]) -> Read:
+        """Return what `read` makes of the answer, asked for once more where it is none; NoReply after the second."""
+        try:
+            return read(self.ask(text, images))
+        except NoReply:
+            return read(self.ask(text, images))
+
     def ask(self, text: str, images: Sequence[str] = ()) -> str:
         """Return the answer to a text and images (data addresses); NoReply where there is none."""
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
@@ -73,3 +82,21 @@ class Chat:
         if not isinstance(answer, str) or not answer.strip():
             raise NoReply("the endpoint's message is empty")
         return answer
+
+
+def read_object(reply: str) -> dict[str, Any]:
+    """Take the JSON object out of a reply, since models like to talk around it, or to fence it; NoReply without one."""
+    start, stop = reply.find("{"), reply.rfind("}") + 1
+    try:
+        value = json.loads(reply[start:stop]) if start >= 0 else None
+    except (json.JSONDecodeError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise NoReply(f"the reply is no JSON object: {reply[:80]!r}")
+    return value
+
+
+def read_text(value: Any, most: int) -> str:
+    """Return a model's text as one printable line of at most `most` characters, "" where it is none."""
+    text = value if isinstance(value, str) else ""
+    return "".join(c if c.isprintable() else " " for c in text).strip()[:most]

@@ -7,7 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from vla.video.chat import Chat, NoReply
+from vla.video import chat_answer, chat_outcome
+from vla.video.answer import Answer
+from vla.video.chat import Chat, NoReply, read_object, read_text
+from vla.video.outcome import Outcome
 from vla.video.segments import Segment
 from vla.video.sheet import jpeg_uri, sheets
 from vla.video.words import Story
@@ -42,7 +45,8 @@ class ChatWords:
         max_tokens: int = 1024,
     ) -> None:
         self._chat = Chat(url, model, key_variable=key_variable, timeout_s=timeout_s, max_tokens=max_tokens)
-        prompt = hashlib.sha256(PROMPT.encode()).hexdigest()[:8]
+        prompts = PROMPT + chat_outcome.PROMPT + chat_answer.PROMPT
+        prompt = hashlib.sha256(prompts.encode()).hexdigest()[:8]
         self.identity = f"{model}, prompt {prompt}"
 
     def name(self, story: Story) -> list[Segment]:
@@ -51,21 +55,25 @@ class ChatWords:
         parts = [segments[start : start + SEGMENTS] for start in range(0, len(segments), SEGMENTS)]
         return [segment for part in parts for segment in self._name_part(story, part)]
 
+    def judge(self, story: Story) -> Outcome:
+        """Ask whether it failed, when and how, with frames around the measured suspects."""
+        return chat_outcome.judge(self._chat, self.identity, story)
+
+    def answer(self, story: Story, question: str, times_s: Sequence[float]) -> Answer:
+        """Ask the question about the frames at these times."""
+        return chat_answer.answer(self._chat, self.identity, story, question, times_s)
+
     def _name_part(self, story: Story, part: Sequence[Segment]) -> list[Segment]:
         lead = next(iter(story.tracks.values()))
         start_s, stop_s = part[0].start_s, part[-1].stop_s
         count = int(np.clip((stop_s - start_s) / EVERY_S, 1, FRAMES - 1)) + 1
         images = [jpeg_uri(sheet) for sheet in sheets(lead, [float(t) for t in np.linspace(start_s, stop_s, count)])]
         text = PROMPT.format(task=json.dumps(story.item.task or "unknown"), segments=_listed(part), count=len(part))
-        problem = ""
-        for _ in range(2):
-            try:
-                names = read_names(self._chat.ask(text, images), len(part))
-            except NoReply as error:
-                problem = f"not named: {error}"
-                continue
-            return [self._named(segment, name) for segment, name in zip(part, names, strict=True)]
-        return [replace(segment, problem=problem) for segment in part]
+        try:
+            names = self._chat.ask_for(text, images, lambda reply: read_names(reply, len(part)))
+        except NoReply as error:
+            return [replace(segment, problem=f"not named: {error}") for segment in part]
+        return [self._named(segment, name) for segment, name in zip(part, names, strict=True)]
 
     def _named(self, segment: Segment, name: str) -> Segment:
         if not name:
@@ -83,11 +91,7 @@ def _listed(part: Sequence[Segment]) -> str:
 
 def read_names(reply: str, count: int) -> list[str]:
     """Take `count` names out of a reply, one line each; NoReply where it is not what was asked for."""
-    start, stop = reply.find("{"), reply.rfind("}") + 1  # models like to talk around it, or to fence it
-    try:
-        names = json.loads(reply[start:stop])["names"] if start >= 0 else None
-    except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
-        names = None
+    names = read_object(reply).get("names")
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise NoReply(f"the reply is not a list of {count} names: {reply[:80]!r}")
-    return ["".join(c if c.isprintable() else " " for c in name).strip()[:LABEL] for name in names]
+    return [read_text(name, LABEL) for name in names]

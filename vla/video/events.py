@@ -115,7 +115,7 @@ def _of_gripper(state: State, number: int, name: str) -> Iterator[Event]:
     """Yield where a gripper closes and opens; with something in it that is a grasp and a release."""
     low, high = float(state.gripper_low[number]), float(state.gripper_high[number])
     opening = (state.gripper[:, number] - low) / max(high - low, 1e-9)
-    moves = list(_moves(state.time_s, opening))
+    moves = list(steady_moves(state.time_s, opening))
     while moves:
         start, stop = moves.pop(0)
         change = opening[stop] - opening[start]
@@ -133,7 +133,7 @@ def _of_gripper(state: State, number: int, name: str) -> Iterator[Event]:
             yield Event((begin_s + end_s) / 2, kind, STATE, 1.0, f"{name} opens ({words})")
 
 
-def _moves(time_s: np.ndarray, value: np.ndarray) -> Iterator[tuple[int, int]]:
+def steady_moves(time_s: np.ndarray, value: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield (first, last) moments of every steady move up or down of a signal scaled to 0..1."""
     if len(value) < 3 or float(np.median(np.abs(np.diff(value)))) > NOISY:
         return
@@ -154,22 +154,29 @@ def _moves(time_s: np.ndarray, value: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _stalls(motion: Motion, state: State) -> Iterator[Event]:
-    """Yield where the arm does not follow its command: contact, collision, or a joint that gives way.
+    for start, _, most in stalls(motion, state):
+        words = f"the arm stays behind its command by {most * motion.fast:.3g} more than following explains"
+        yield Event(float(state.time_s[start]), "stall", STATE, min(1.0, most / 0.3), words)
 
-    A moving arm lags behind by about a fixed time, which is taken off: what remains counts.
+
+def stalls(motion: Motion, state: State, least: float = STALLED_S) -> list[tuple[int, int, float]]:
+    """Return (first, last moment, most) of where the arm does not follow its command, as at a contact or collision.
+
+    A moving arm lags behind by about a fixed time, which is taken off: what remains counts from `least` on, in seconds
+    of movement at reference speed.
     """
     if state.command is None:
-        return
+        return []
     gap = np.zeros(len(state.time_s))
     gap[1:] = np.linalg.norm(state.joints[1:] - state.command[:-1], axis=1) / motion.fast
     moving = motion.speed > 0.3
     lag_s = float(np.median(gap[moving] / motion.speed[moving])) if moving.any() else 0.0
     excess = gap - lag_s * motion.speed
-    for start, stop in spans(excess > STALLED_S):
-        if state.time_s[stop] - state.time_s[start] >= STALL_LASTS_S - 1e-6:
-            most = float(excess[start : stop + 1].max())
-            words = f"the arm stays behind its command by {most * motion.fast:.3g} more than following explains"
-            yield Event(float(state.time_s[start]), "stall", STATE, min(1.0, most / 0.3), words)
+    return [
+        (start, stop, float(excess[start : stop + 1].max()))
+        for start, stop in spans(excess > least)
+        if state.time_s[stop] - state.time_s[start] >= STALL_LASTS_S - 1e-6
+    ]
 
 
 def _effort_steps(state: State) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""The search index of an analysed folder: every segment and flag as text, and as a vector where there is a model.
+"""The search index of an analysed folder: every segment, flag and failure as text, and as a vector if there is a model.
 
 `index.sqlite` holds `moments` (one row each), `words` (FTS5 over them) and `about` (schema, the embedding model).
 """
@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import numpy as np
+
+from vla.video.outcome import MODES
 
 NAME, SCHEMA = "index.sqlite", "vla.index/1"
 RRF = 60  # reciprocal rank fusion, Cormack et al. 2009: a rank counts 1 / (RRF + rank)
@@ -47,7 +49,7 @@ class Hit:
 
     item: str
     folder: str  # of the item, beside the index
-    kind: str  # "segment" or "flag"
+    kind: str  # "segment", "flag" or "failure"
     start_s: float
     stop_s: float
     label: str
@@ -79,10 +81,16 @@ def build(out: Path, records: Iterable[tuple[str, Mapping[str, Any]]], embedder:
 
 
 def _moments(folder: str, record: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """Yield what can be found in an item: its segments, and what is wrong with the recording."""
+    """Yield what can be found in an item: its segments, what is wrong with the recording, and what seems to fail."""
     source = record["source"]
     found = [("segment", part, part["label"], "; ".join(part["why"])) for part in record["segments"]]
     found += [("flag", flag, flag["code"].replace("_", " "), flag["words"]) for flag in record["qa"]]
+    for suspect in record["outcome"]["suspects"]:
+        stop_s = suspect["stop_s"] if suspect["stop_s"] is not None else suspect["time_s"]
+        state = "put right" if suspect["put_right"] else "failure"
+        why = "; ".join([MODES[suspect["mode"]], *suspect["evidence"]])
+        part = {"start_s": suspect["time_s"], "stop_s": stop_s}
+        found.append(("failure", part, f"{suspect['mode'].replace('_', ' ')}, {state}", why))
     for kind, part, label, why in found:
         start_s, stop_s = part["start_s"], part["stop_s"]
         nearest = min(record["keyframes"], key=lambda k, t=(start_s + stop_s) / 2: abs(k["time_s"] - t), default=None)
@@ -144,6 +152,14 @@ def _by_text(base: sqlite3.Connection, terms: Sequence[str]) -> list[int]:
         (" OR ".join(f'"{term}"' for term in terms), DEEP),
     )
     return [row[0] for row in rows]
+
+
+def closeness(embedder: Embedder, question: str, texts: Sequence[str]) -> np.ndarray:
+    """Return how close each text is to a question, float64[N] 0..1."""
+    if not texts:
+        return np.zeros(0)
+    asked, *table = embedder.embed([question, *texts]).astype(np.float64)
+    return np.clip(np.stack(table) @ asked, 0.0, 1.0)
 
 
 def _by_meaning(base: sqlite3.Connection, indexed: str, query: str, embedder: Embedder) -> list[int]:

@@ -47,6 +47,7 @@ def _row(row: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
         "seconds": figures.get("seconds") or 0.0,
         "keyframes": len(record["keyframes"]),
         "segments": len(record["segments"]),
+        "outcome": record["outcome"],
         "jerk": figures.get("jerk_p95"),
         "still": figures.get("static_share"),
         "errors": codes[ERROR],

@@ -13,10 +13,14 @@ import torch
 from vla.model.checkpoint import DEFAULT, load
 from vla.model.prompts import ALL_FINISHED
 from vla.types import Observation
+from vla.video.answer import NOT_VISIBLE, Answer, cite, measured_answer
+from vla.video.outcome import Outcome
 from vla.video.segments import Segment
+from vla.video.track import Track
 from vla.video.words import Story
 
 ASKED = 5  # frames of a stretch that are asked about
+_WHEN = re.compile(r"^(?:when|at what time) (is|are) (.+)$")
 _PARTICLES = "in|into|on|onto|to|over|up|down|out|open|shut|closed|forward|back|and|then|next|beside|after|until|with"
 _NAME = re.compile(rf"\bthe (\w+ (?!(?:{_PARTICLES})\b)\w+)")  # "open the drawer, put the red cube in it": a red cube
 
@@ -54,6 +58,33 @@ class PlanWords:
                 named += [replace(segment, label=label, source=self.identity) for segment in stretch]
         return named
 
+    def judge(self, story: Story) -> Outcome:
+        """Return the outcome as it was measured: these models were not taught what failures look like."""
+        return story.outcome
+
+    def answer(self, story: Story, question: str, times_s: Sequence[float]) -> Answer:
+        """Ask about every frame: "is the drawer open" by vote, "when is the drawer open" by the first yes after a no.
+
+        What the model cannot be asked is answered from measured events, and the problem says so.
+        """
+        track = next(iter(story.tracks.values()))
+        plain = re.sub(r"[^a-z0-9 ]+", " ", question.lower()).strip()
+        when = _WHEN.match(plain)
+        asked = f"{when[1]} {when[2]}" if when else plain
+        missing = set(self._policy.embodiment.cameras) - set(story.tracks)
+        unknown = self._policy.unknown_words(asked)
+        if missing or unknown:
+            reason = f"has no camera {sorted(missing)}" if missing else f"was never taught the words {unknown}"
+            measured = measured_answer(question, story.events, story.outcome, track)
+            return replace(measured, problem=f"not asked, the model {reason}; {measured.problem}")
+        looked_at = [self._observation(story, time_s) for time_s in times_s]
+        said = [text.strip() for text in self._policy.generate(looked_at, [asked] * len(looked_at))]
+        if when:
+            return _first_yes(question, times_s, said, track, self.identity)
+        (most, _), *_ = Counter(said).most_common(1)
+        shown = [time_s for time_s, text in zip(times_s, said, strict=True) if text == most]
+        return cite(question, most or NOT_VISIBLE, shown, track, self.identity, looked_at_s=tuple(times_s))
+
     def _unfit(self, story: Story) -> str:
         """Say why this model cannot name these segments; empty if it can."""
         if not story.item.task:
@@ -88,6 +119,21 @@ class PlanWords:
         images = {camera: story.tracks[camera].picture(time_s) for camera in self._policy.embodiment.cameras}
         state = np.zeros(len(self._policy.embodiment.joints), np.float32)  # is not read where words are asked for
         return Observation(images, state, story.item.task, time_s)
+
+
+def _first_yes(question: str, times_s: Sequence[float], said: Sequence[str], track: Track, identity: str) -> Answer:
+    """Answer when something begins: the first frame of the longest run of "yes"."""
+    runs: list[list[float]] = [[]]
+    for time_s, text in zip(times_s, said, strict=True):
+        if text == "yes":
+            runs[-1].append(time_s)
+        elif runs[-1]:
+            runs.append([])
+    longest = max(runs, key=len)
+    if not longest:
+        return Answer(question, NOT_VISIBLE, (), (), identity, looked_at_s=tuple(times_s))
+    words = f"from {longest[0]:.2f} to {longest[-1]:.2f} s" if len(longest) > 1 else f"at {longest[0]:.2f} s"
+    return cite(question, words, longest, track, identity, looked_at_s=tuple(times_s))
 
 
 def between_rests(segments: Sequence[Segment]) -> list[list[Segment]]:

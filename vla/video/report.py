@@ -14,12 +14,15 @@ import numpy as np
 from vla.page import render_page
 from vla.video.analysis import Analysis
 from vla.video.events import arm_motion, movement
+from vla.video.outcome import MODES
 from vla.video.track import Track
 
 SHOWN_EVERY_S, SHOWN_MOST = 0.5, 100  # frames that can be looked at beside the keyframes
 POINTS = 500  # of a signal's line, at most
 WIDTH, LEFT, RIGHT = 1000.0, 96.0, 992.0  # of the time axis [px]
 LANE = 46.0  # height of a signal [px]
+AROUND_S, TILES, TILE = 1.0, 9, 208  # the failure card: so long before and after, so many frames, of so many pixels
+CITED = 6  # frames that are shown with an answer
 COLOURS = ("#2f6fed", "#159a55", "#c77d0a", "#a855f7", "#0ea5b7", "#d6457f", "#6b7f2a", "#8b5e3c")
 
 
@@ -72,6 +75,9 @@ def render(record: Mapping[str, Any], analysis: Analysis) -> str:
         left=LEFT,
         right=RIGHT,
         ticks=_ticks(length_s),
+        around=_around(record["outcome"]["moment_s"], analysis),
+        cited=[[_seen(time_s, analysis) for time_s in answer["times_s"][:CITED]] for answer in record["answers"]],
+        modes=MODES,
         colours={label: COLOURS[number % len(COLOURS)] for number, label in enumerate(labels)},
         script=script,
     )
@@ -123,6 +129,22 @@ def _frames(record: Mapping[str, Any], tracks: Mapping[str, Track]) -> list[dict
         }
         for time_s in sorted([*keyframes, *map(float, other)])
     ]
+
+
+def _around(moment_s: float | None, analysis: Analysis) -> list[dict[str, Any]]:
+    """Return the frames of the failure card: before, at and after the moment; none without a failure."""
+    if moment_s is None:
+        return []
+    times_s = np.clip(moment_s + np.linspace(-AROUND_S, AROUND_S, TILES), 0, analysis.duration_s)
+    seen = [_seen(float(time_s), analysis) for time_s in times_s]
+    return list({tile["time_s"]: tile for tile in seen}.values())
+
+
+def _seen(time_s: float, analysis: Analysis) -> dict[str, Any]:
+    """Return the frame of the first camera nearest to a time, small."""
+    lead = next(iter(analysis.tracks.values()))
+    sample = lead.nearest_sample(time_s)
+    return {"time_s": float(lead.time_s[lead.sample[sample]]), "picture": little(lead.thumbnail(sample), TILE)}
 
 
 def _line(signal: Signal, x: Any) -> str:

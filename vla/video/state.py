@@ -12,6 +12,7 @@ MEASURED, COMMANDED = "observation.state", "action"
 _GRIPPER = re.compile(r"gripper|finger|jaw", re.IGNORECASE)
 _EFFORT = re.compile(r"effort|torque|current|load", re.IGNORECASE)
 _RATE = re.compile(r"(\.|_|^)vel(ocity)?$", re.IGNORECASE)
+_STEADY = 0.05  # of the widest range of a joint: no range counts as less
 _COMPARABLE = 0.25  # a command is of the same kind as what is measured if it is this close, in ranges of the joint
 
 
@@ -100,6 +101,7 @@ class StateReader:
             return False
         measured, commanded = (self._table(key)[:, self._joints] for key in (MEASURED, COMMANDED))
         ranges = np.maximum(self._high - self._low, 1e-9)[self._joints]
+        ranges = np.maximum(ranges, _STEADY * ranges.max())  # a joint that hardly moved tells little about its range
         return bool((np.nanmedian(np.abs(commanded - measured), axis=0) < _COMPARABLE * ranges).all())
 
     def _table(self, key: str) -> np.ndarray:

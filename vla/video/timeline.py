@@ -10,6 +10,11 @@ timeline.json, schema "vla.timeline/1"; times in seconds since the item's first 
     keyframes    [frame (number in the first camera), time_s, score, why, kinds, picture (file beside this one)]
     segments     [start_s, stop_s, label, source ("events", or the model that named it), why, kinds, problem]
     events       [time_s, kind, signal ("state" or "pixels"), strength 0..1, words]
+    outcome      label (failure, success, none or unknown; without a model never success), words, moment_s, mode (null
+                 without a failure), source ("measured" or the model), problem, suspects [time_s, mode, evidence,
+                 put_right, stop_s], the likeliest first
+    answers      [question, answer ("not visible" is one), times_s and frames that it rests on, source ("events" or the
+                 model), looked_at_s (frames that a model was shown), problem]
     qa           [code, severity (error, warning or note), camera ("" for the state), start_s, stop_s, words, numbers]
     figures      numbers by which a dataset is sorted: seconds, jerk_p95, static_share, CAMERA.blur ...
     lags         {camera: seconds by which its pictures are later than the state, agreement (correlation), gain over
@@ -31,6 +36,7 @@ import numpy as np
 from vla.video.analysis import Analysis
 from vla.video.flag import Flag
 from vla.video.lag import Lag
+from vla.video.outcome import Outcome
 from vla.video.quality import Checked
 from vla.video.track import Track
 
@@ -61,6 +67,8 @@ def document(analysis: Analysis, *, fingerprint: str, settings: Mapping[str, Any
             ],
             "segments": [asdict(segment) for segment in analysis.segments],
             "events": [asdict(event) for event in analysis.events],
+            "outcome": _outcome(analysis.outcome),
+            "answers": [asdict(answer) for answer in analysis.answers],
             "qa": [asdict(flag) for flag in analysis.checked.flags],
             "figures": analysis.checked.figures,
             "lags": {camera: asdict(lag) for camera, lag in analysis.checked.lags.items()},
@@ -89,12 +97,13 @@ def write(folder: Path, record: Mapping[str, Any], tracks: Mapping[str, Track]) 
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """Return the record in `folder`, None where there is none of this schema."""
+    """Return the record in `folder`, None where there is none of this schema with all its keys."""
     try:
         record = json.loads((folder / "timeline.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
+    whole = isinstance(record, dict) and record.get("schema") == SCHEMA and {"outcome", "answers"} <= record.keys()
+    return record if whole else None
 
 
 def checked(record: Mapping[str, Any]) -> Checked:
@@ -107,6 +116,12 @@ def checked(record: Mapping[str, Any]) -> Checked:
         for camera, lag in record["lags"].items()
     }
     return Checked(flags, figures, lags)
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    failure = outcome.failure
+    moment = {"moment_s": failure.time_s, "mode": failure.mode} if failure else {"moment_s": None, "mode": None}
+    return asdict(outcome) | moment
 
 
 def _camera(track: Track) -> dict[str, Any]:

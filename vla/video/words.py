@@ -1,10 +1,12 @@
-"""Who names segments: a protocol that a model answers, and the answer of none."""
+"""Who names segments, says what failed and answers questions: a protocol for models, and what is done without one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from vla.video.answer import Answer, measured_answer
 from vla.video.events import Event
+from vla.video.outcome import Outcome
 from vla.video.segments import Segment
 from vla.video.source import Item
 from vla.video.track import Track
@@ -18,10 +20,11 @@ class Story:
     tracks: dict[str, Track]
     events: Sequence[Event]
     segments: Sequence[Segment]
+    outcome: Outcome
 
 
 class Words(Protocol):
-    """Names segments and never moves their boundaries, which are measured."""
+    """Names segments, judges and answers; times are measured, a model chooses among them and never makes them up."""
 
     @property
     def identity(self) -> str:
@@ -32,12 +35,28 @@ class Words(Protocol):
         """Return the segments with better labels; one that could not be named keeps its label and says why."""
         ...
 
+    def judge(self, story: Story) -> Outcome:
+        """Return the outcome, given the measured one with its suspects; where no judgement came, that and why."""
+        ...
+
+    def answer(self, story: Story, question: str, times_s: Sequence[float]) -> Answer:
+        """Answer from the frames at these times, which were chosen for the question; "not visible" is an answer."""
+        ...
+
 
 class NoWords:
-    """Leaves the labels as they were measured."""
+    """Leaves labels and outcome as they were measured, and answers with measured moments."""
 
     identity = "none"
 
     def name(self, story: Story) -> list[Segment]:
         """Return the segments as they are."""
         return list(story.segments)
+
+    def judge(self, story: Story) -> Outcome:
+        """Return the outcome as it was measured."""
+        return story.outcome
+
+    def answer(self, story: Story, question: str, times_s: Sequence[float]) -> Answer:
+        """Return the measured moments that the question's words speak of."""
+        return measured_answer(question, story.events, story.outcome, next(iter(story.tracks.values())))

@@ -25,7 +25,7 @@ axis.addEventListener("click", (event) => {
   const box = axis.getBoundingClientRect();
   jump(((event.clientX - box.left) * width / box.width - left) / (right - left) * length);
 });
-document.querySelectorAll("tr[data-t]").forEach((row) => row.addEventListener("click", () => {
+document.querySelectorAll("tr[data-t], figure[data-t]").forEach((row) => row.addEventListener("click", () => {
   jump(Number(row.dataset.t));
   document.getElementById("views").scrollIntoView({ block: "center" });
 }));

@@ -1,0 +1,102 @@
+"""Every recipe of a head, a connector or a fusion builds a policy that acts, and `vla train` trains it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from tests.test_configs import CONFIGS
+from tests.train.conftest import SMALL
+from vla.model import checkpoint
+from vla.model.network import Network
+from vla.model.policy import VLAPolicy
+from vla.model.processor import Processor
+from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
+from vla.train.batches import Labels
+from vla.train.designs import designs
+from vla.types import Embodiment, Observation
+
+RECIPES = sorted(path.relative_to(CONFIGS / "recipe").with_suffix("").as_posix() for path in CONFIGS.glob("recipe/*/*"))
+KINDS = {
+    "connectors": {"linear", "mlp", "pixel_shuffle", "qformer", "perceiver", "tiling"},
+    "fusion": {"prefix", "cross_attention", "early_fusion"},
+    "heads": {"parallel", "autoregressive", "fast", "l1", "flow", "diffusion"},
+}
+
+
+def model_of(recipe):
+    with initialize_config_module("configs", version_base="1.3"):
+        config = compose("train", overrides=["out=OUT", f"recipe={recipe}"])
+    return OmegaConf.to_container(config.model, resolve=True)
+
+
+def blank(embodiment, state):
+    sizes = {name: (camera.height, camera.width) for name, camera in embodiment.cameras.items()}
+    return Observation({name: np.zeros((*size, 3), np.uint8) for name, size in sizes.items()}, state, "pick it", 0.0)
+
+
+def test_there_is_a_recipe_for_every_name():
+    names = {kind: {recipe.partition("/")[2] for recipe in RECIPES if recipe.startswith(kind)} for kind in KINDS}
+    assert names == KINDS
+
+
+@pytest.fixture(scope="module")
+def labels(demonstrations):
+    return Labels.read(demonstrations)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demonstrations):
+    model, plain = model_of(recipe), model_of("tabletop_cpu")
+    changed = {key for key in model if model[key] != plain.get(key)}
+    assert changed & {"connector", "tiling", "fusion", "head"} and "action_horizon" not in changed
+    embodiment = Embodiment.from_dict(demonstrations.info["vla"]["embodiment"])
+    cameras = {name: tuple(size) for name, size in model["cameras"].items()}
+    tokenizer = build_tokenizer(labels.texts())
+    codec = labels.fit_codec(model["action_horizon"])
+    processor = Processor(embodiment, cameras, codec, tokenizer, model["max_text_tokens"])
+    network = Network(
+        vision=model["vision"],
+        language=model["language"],
+        cameras=model["cameras"],
+        vocab_size=len(tokenizer),
+        first_action_id=tokenizer.convert_tokens_to_ids(ACTION_TOKENS[0]),
+        action_horizon=model["action_horizon"],
+        action_dim=len(embodiment.joints),
+        max_text_tokens=model["max_text_tokens"],
+        **json.loads(json.dumps(designs(model, labels, codec))),
+    )
+    chunk = VLAPolicy(network, processor).act([blank(embodiment, labels.state[0])])[0]
+    assert chunk.actions.shape == (16, 6) and np.isfinite(chunk.actions).all()
+
+
+@pytest.mark.parametrize(
+    "recipe, overrides",
+    [
+        ("heads/flow", ["model.head.expert.n_inner=32"]),
+        ("fusion/cross_attention", []),
+        pytest.param("heads/fast", ["model.head.vocabulary=400"], marks=pytest.mark.slow),
+        pytest.param("heads/autoregressive", [], marks=pytest.mark.slow),
+        pytest.param("heads/l1", [], marks=pytest.mark.slow),
+        pytest.param("heads/diffusion", [], marks=pytest.mark.slow),
+        pytest.param("connectors/qformer", [], marks=pytest.mark.slow),
+        pytest.param("connectors/perceiver", [], marks=pytest.mark.slow),
+    ],
+)
+def test_a_recipe_trains_resumes_and_leaves_a_checkpoint_that_acts(recipe, overrides, demonstrations, tmp_path):
+    small = [setting for setting in SMALL if not setting.startswith("shards")]
+    small += [*overrides, "shards=2", "steps=4", "save_every=2", "warmup_steps=2"]
+    command = [sys.executable, "-m", "vla.cli", "train", f"recipe={recipe}", f"dataset={demonstrations.root}"]
+    for minutes in ("0", "null"):  # the first leg ends after one step
+        run = [*command, f"out={tmp_path}", *small, f"leg_minutes={minutes}"]
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["complete"] and np.isfinite(result["loss"])
+    policy = checkpoint.load(tmp_path / "checkpoints" / "last")
+    chunk = policy.act([blank(policy.embodiment, demonstrations.column("observation.state")[0])])[0]
+    assert chunk.actions.shape == (16, 6) and np.isfinite(chunk.actions).all()

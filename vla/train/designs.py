@@ -1,0 +1,28 @@
+"""The parts of a network that a recipe may choose: connector, tiling, fusion and action head."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from vla.model.actions import ActionCodec
+from vla.model.heads import fit_head
+from vla.train.batches import Labels
+
+CHOICES = ("connector", "tiling", "fusion", "head")
+FITTED_ON = 20_000  # chunks at most, evenly spread over the dataset
+
+
+def designs(model: dict[str, Any], labels: Labels, codec: ActionCodec) -> dict[str, Any]:
+    """Arguments of `Network` that `model` of a recipe chooses, with what the head takes from the data.
+
+    What a recipe leaves out is left out, and means mlp, no tiling, prefix and parallel.
+    """
+    chosen = {name: model[name] for name in CHOICES if model.get(name)}
+    if "head" in chosen:
+        count = len(labels.state)
+        index = np.arange(count)[:: -(-count // FITTED_ON)]
+        windows = torch.from_numpy(labels.window(index, codec.action_horizon))
+        values = codec.encode(windows, torch.from_numpy(labels.state[index]))
+        chosen["head"] = fit_head(values, **chosen["head"])
+    return chosen

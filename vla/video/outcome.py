@@ -1,0 +1,169 @@
+"""Whether it went wrong, when and how: suspicions from what was measured, each with its evidence, or none."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vla.model.prompts import split_steps
+from vla.video.events import arm_motion, stalls
+from vla.video.grips import Grip, grips
+from vla.video.source import Item
+from vla.video.state import State
+from vla.video.things import HUES, LEAST_SHARE, ROUND, SQUARE, colours_named, moved, shape_named
+from vla.video.track import Track
+
+FAILURE, SUCCESS, NONE, UNKNOWN = "failure", "success", "none", "unknown"  # NONE: nothing speaks for a failure
+MEASURED = "measured"  # the source of an outcome that no model gave
+MODES = {
+    "missed_grasp": "the gripper misses: it closes on nothing",
+    "slip": "what was held slips out of the gripper and is dropped",
+    "wrong_object": "the wrong object is taken",
+    "blocked": "the arm is blocked: it pushes against what does not give way",
+    "wrong_place": "it is put in the wrong place",  # this one and those below are only told by a model
+    "collision": "the robot hits something that it should not touch",
+    "unfinished": "the job is begun and not finished",
+}
+SUSPECTS = 3  # that are told
+BLOCKED_S = 1.0  # an arm that stays behind its command for so long is blocked
+BLOCKED_LEAST = 0.02  # behind its command by so much more than following explains, in seconds at reference speed
+BLOCKED_SPEED = 0.25  # and slower than this, relative to its reference speed
+BEFORE_S, AFTER_S = 0.6, 0.5  # a thing is looked for until so long before it is grasped, and from so long after
+TIMES_MORE = 2.0  # another colour moves when it moves by so many times as much as the one that was named
+_CARRIED = re.compile(
+    r"\b(pick|grasp|grab|lift|take|put|place|stack|drop|set|bring|carry|insert)\b|\bmove\b.*\b(into|onto|in|on)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A moment at which something seems to have gone wrong."""
+
+    time_s: float
+    mode: str  # of MODES
+    evidence: tuple[str, ...]  # for people, with the numbers
+    put_right: bool = False  # what came later made it good
+    stop_s: float | None = None  # until when, where it lasts
+
+    @property
+    def until_s(self) -> float:
+        """The last moment of it."""
+        return self.time_s if self.stop_s is None else self.stop_s
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended, as far as can be told; `suspects` come in the order of likelihood, those put right last."""
+
+    label: str  # FAILURE, SUCCESS (only a model says so), NONE or UNKNOWN
+    words: str  # for people
+    suspects: tuple[Suspect, ...] = ()  # SUSPECTS at most
+    source: str = MEASURED  # or the model that decided
+    problem: str = ""  # what kept a model from deciding
+
+    @property
+    def failure(self) -> Suspect | None:
+        """The moment of failure, where there is one."""
+        return self.suspects[0] if self.label == FAILURE and self.suspects else None
+
+
+def judge(item: Item, tracks: Mapping[str, Track]) -> Outcome:
+    """Judge by what the robot measured and, where the instruction names a colour, by what moved in the picture."""
+    state = item.state
+    if state is None or not state.finite or len(state.time_s) < 3:
+        return Outcome(UNKNOWN, "no measured state tells of success or failure, and no model was asked")
+    steps = [step for step in split_steps(item.task) if _CARRIED.search(step)]
+    suspects = _of_grips(state, tracks, steps) if steps or not item.task else []
+    suspects += _of_stalls(state)
+    suspects.sort(key=lambda suspect: (suspect.put_right, suspect.time_s))
+    return decided(suspects)
+
+
+def decided(suspects: Sequence[Suspect]) -> Outcome:
+    """Say what suspicions, the likeliest first, come to."""
+    if not suspects:
+        return Outcome(NONE, "nothing that was measured speaks for a failure")
+    first = suspects[0]
+    if first.put_right:
+        words = f"{len(suspects)} mistakes were put right" if len(suspects) > 1 else "a mistake was put right"
+        return Outcome(NONE, f"{words}; nothing else speaks for a failure", tuple(suspects[:SUSPECTS]))
+    return Outcome(FAILURE, f"at {first.time_s:.2f} s {MODES[first.mode]}", tuple(suspects[:SUSPECTS]))
+
+
+def _of_grips(state: State, tracks: Mapping[str, Track], steps: Sequence[str]) -> list[Suspect]:
+    """Suspect every closing that comes to nothing; good ones that follow put it right, one for each step to be done."""
+    found = [grip for grip in grips(state) if grip.still or not grip.empty]
+    wrong = {number: _other_thing(grip, found, tracks, steps) for number, grip in enumerate(found) if grip.good}
+    good = [number for number, other in wrong.items() if not other]
+    needed = max(len(steps), 1)
+    suspects = []
+    for number, grip in enumerate(found):
+        if number in good:
+            continue
+        later = sum(other > number for other in good)
+        tried_again = grip.fumbled and number + 1 < len(found)  # what comes of that is judged on its own
+        put_right = tried_again or (later > 0 and len(good) >= needed)
+        suspects.append(replace(_suspect(grip, wrong.get(number, "")), put_right=put_right))
+    return suspects
+
+
+def _suspect(grip: Grip, other: str) -> Suspect:
+    if other:
+        return Suspect(grip.closed_s, "wrong_object", (f"{grip.name} takes something else: {other}",))
+    if grip.lost_s is not None:
+        words = f"{grip.name} closes from {100 * grip.opening:.0f} to {100 * grip.lost_to:.0f} % open while it holds"
+        return Suspect(grip.lost_s, "slip", (words,))
+    words = f"{grip.name} closes to {100 * grip.opening:.0f} % open while the arm stands: nothing is between the jaws"
+    if grip.fumbled:
+        words = f"{grip.name} closes and opens again at once"
+    return Suspect(grip.closed_s, "missed_grasp", (words,))
+
+
+def _other_thing(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track], steps: Sequence[str]) -> str:
+    """Say what moved with a grip although the instruction names something else, "" where the picture does not tell."""
+    named = [(colours_named(step) or [""])[0] for step in steps]
+    if not named or "" in named:
+        return ""
+    track = min(tracks.values(), key=lambda track: float(np.abs(track.flow).mean()))  # the camera that stands still
+    others = [other for other in every if other is not grip and not other.empty]
+    begin_s = max([other.stop_s for other in others if other.stop_s <= grip.start_s], default=float(track.time_s[0]))
+    end_s = min([other.start_s for other in others if other.start_s >= grip.stop_s], default=float(track.time_s[-1]))
+    before_s = (begin_s, max(grip.start_s - BEFORE_S, begin_s))
+    after_s = ((grip.stop_s if grip.opened else grip.closed_s) + AFTER_S, end_s)
+    if after_s[0] >= after_s[1]:
+        return ""
+    change = moved(track, before_s, after_s)
+    shares = {name: change.share(name) for name in HUES}
+    known = max(shares.get(name, 0.0) for name in named)  # black and white things are not followed
+    spoken_of = set(named)
+    if not spoken_of & HUES.keys():  # nothing says whether the thing named has moved, and what it is put on is covered
+        spoken_of |= {name for step in steps for name in colours_named(step)}
+    other = max((name for name in shares if name not in spoken_of), key=lambda name: shares[name], default="")
+    if other and shares[other] >= max(LEAST_SHARE, TIMES_MORE * known):
+        return f"{other} moves over {100 * shares[other]:.2f} % of the picture, {named[0]} over {100 * known:.2f} %"
+    left = change.left(named[0]) if len(steps) == 1 and named[0] in HUES else None
+    shape = shape_named(steps[0]) if steps else ""
+    if left is None:
+        return ""
+    squareness, stayed = left
+    if shape == "square" and squareness < ROUND and max(stayed) > SQUARE:
+        return f"a round {named[0]} thing leaves its place, a square one stays"
+    if shape == "round" and squareness > SQUARE and min(stayed) < ROUND:
+        return f"a square {named[0]} thing leaves its place, a round one stays"
+    return ""
+
+
+def _of_stalls(state: State) -> list[Suspect]:
+    """Suspect where the arm stays behind its command for long without getting on."""
+    if state.command is None or not state.joints.shape[1]:
+        return []
+    motion = arm_motion(state)
+    found = []
+    for start, stop, most in stalls(motion, state, BLOCKED_LEAST):
+        length_s = float(state.time_s[stop] - state.time_s[start])
+        if length_s >= BLOCKED_S and float(motion.speed[start : stop + 1].mean()) < BLOCKED_SPEED:
+            words = f"the arm stays behind its command for {length_s:.1f} s, by up to {most * motion.fast:.3g}"
+            found.append(Suspect(float(state.time_s[start]), "blocked", (words,), stop_s=float(state.time_s[stop])))
+    return found
