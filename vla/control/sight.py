@@ -72,7 +72,7 @@ class Eye:
         part = image[::EVERY, ::EVERY]
         if not DARKEST <= part.mean() <= BRIGHTEST or part.std() < FLATTEST:
             return f"it shows nothing: brightness {part.mean():.0f}, contrast {part.std():.1f}; is the lens covered?"
-        return self._stands_still(zlib.crc32(memoryview(np.ascontiguousarray(image))), joints)
+        return self._stands_still(zlib.crc32(np.ascontiguousarray(image).data), joints)
 
     def _stands_still(self, checksum: int, joints: np.ndarray | None) -> str:
         """Say whether the picture has stayed the same, to the last bit, while the arm moved."""

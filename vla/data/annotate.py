@@ -105,7 +105,7 @@ def _write_data(source: Path, target: Path, feature: str, texts: Mapping[int, Se
 
 def _texts_of(table: pa.Table, texts: Mapping[int, Sequence[str]]) -> list[str]:
     pairs = zip(table["episode_index"].to_pylist(), table["frame_index"].to_pylist(), strict=True)
-    return [texts[episode][frame] if episode in texts else "" for episode, frame in pairs]
+    return [texts[episode][int(frame)] if episode in texts else "" for episode, frame in pairs]
 
 
 def _described(metadata: dict[bytes, bytes] | None, feature: str) -> dict[bytes, bytes]:

@@ -70,7 +70,7 @@ class FastCodec:
         """Tokens of each chunk, S symbols together -> float[B, T, A]; other lengths are refused (ValueError)."""
         chunks = []
         for row in rows:
-            symbols = "".join(self.tokenizer.id_to_token(token) for token in row)
+            symbols = "".join(self.tokenizer.id_to_token(token) or "" for token in row)
             if len(symbols) != self.symbols:
                 raise ValueError(f"a chunk has {self.symbols} symbols, these tokens have {len(symbols)}")
             chunks.append([ord(symbol) - FIRST + self.low for symbol in symbols])
