@@ -78,7 +78,7 @@ def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demo
     "recipe, overrides",
     [
         ("heads/flow", ["model.head.expert.n_inner=32"]),
-        ("fusion/cross_attention", []),
+        pytest.param("fusion/cross_attention", [], marks=pytest.mark.slow),
         pytest.param("heads/fast", ["model.head.vocabulary=400"], marks=pytest.mark.slow),
         pytest.param("heads/autoregressive", [], marks=pytest.mark.slow),
         pytest.param("heads/l1", [], marks=pytest.mark.slow),
@@ -88,8 +88,7 @@ def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demo
     ],
 )
 def test_a_recipe_trains_resumes_and_leaves_a_checkpoint_that_acts(recipe, overrides, demonstrations, tmp_path):
-    small = [setting for setting in SMALL if not setting.startswith("shards")]
-    small += [*overrides, "shards=2", "steps=4", "save_every=2", "warmup_steps=2"]
+    small = [*SMALL, *overrides, "steps=4", "save_every=2", "warmup_steps=2"]
     command = [sys.executable, "-m", "vla.cli", "train", f"recipe={recipe}", f"dataset={demonstrations.root}"]
     for minutes in ("0", "null"):  # the first leg ends after one step
         run = [*command, f"out={tmp_path}", *small, f"leg_minutes={minutes}"]

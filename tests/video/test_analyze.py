@@ -108,7 +108,8 @@ def test_segments_become_the_subtasks_of_a_dataset(tmp_path, monkeypatch):
         assert set(own) <= {segment["label"] for segment in segments}
     assert set(column[labelled.episodes[1].start : labelled.episodes[2].start]) == {""}
     assert run([*command, "subtasks=in_place"]) == 0 and EpisodeDataset("data").column("label") == column
-    assert run([*command, "subtasks=in_place"]) == 1  # it has them now
+    with pytest.raises(ValueError, match="has a feature 'label' already"):
+        run([*command, "subtasks=in_place"])
 
 
 def test_questions_are_answered_in_the_result_and_on_the_page(tmp_path, monkeypatch):
