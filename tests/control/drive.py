@@ -20,6 +20,8 @@ ARM = Embodiment(
     cameras={},
 )
 MIDDLE = np.array([0.0, 0.5])
+NEAR = MIDDLE + 0.05
+FAR = MIDDLE + 0.4
 
 
 class Drive:
@@ -61,3 +63,12 @@ class Drive:
 def driven(hz: float = 100.0, pose: np.ndarray = MIDDLE, slow_approach: bool = False, **settings: Any) -> Drive:
     """Engage a new guard of the small arm."""
     return Drive(Guard(ARM, hz, **settings), pose, slow_approach)
+
+
+def moving(**settings) -> Drive:
+    """Return a drive in the middle of a fast motion."""
+    drive = driven(**settings)
+    drive.to(NEAR, 0.1)
+    drive.to(np.array([0.6, 0.5]), 0.25)
+    assert not drive.at_rest
+    return drive

@@ -177,3 +177,15 @@ def test_what_is_absent_is_pointed_at_in_vain(labels, batches):
 
 def plan_of(labels, index):
     return int(labels.plan_of[index])
+
+
+def test_some_pointing_questions_are_about_what_is_absent(batches):
+    asked = []
+    for step in range(60):
+        batch = batches[step]
+        for ids, labels in zip(batch.question_ids, batch.question_labels, strict=True):
+            words = batches.processor.tokenizer.convert_ids_to_tokens(ids.tolist())
+            if words[0] == "point":
+                asked.append("visible" in words)
+                assert not asked[-1] or (labels != -100).sum() == 3  # not, visible, end
+    assert 0.1 < np.mean(asked) < 0.5

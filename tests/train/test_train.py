@@ -143,6 +143,21 @@ def test_a_start_from_a_checkpoint_of_other_words_keeps_those_that_both_know(dem
     assert torch.equal(network.head.placeholders, source.network.head.placeholders)
 
 
+def test_a_narrower_network_starts_from_the_first_rows_and_columns_and_says_what_has_no_equal(tmp_path, capsys):
+    wide = tiny_policy()
+    config = tiny_config(wide.processor.tokenizer)
+    checkpoint.save(tmp_path / "wide", config, wide.network.state_dict(), wide.processor, {})
+    language = config["language"]
+    narrow = Network(**{**config, "language": {**language, "n_inner": 8}, "action_dim": config["action_dim"] + 1})
+    before = {name: tensor.clone() for name, tensor in narrow.state_dict().items()}
+    _start_from(tmp_path / "wide", narrow, wide.processor)
+    own, theirs = narrow.state_dict(), wide.network.state_dict()
+    inner = next(name for name in own if name.endswith("h.0.mlp.c_fc.weight"))
+    assert torch.equal(own[inner], theirs[inner][:, :8])
+    assert torch.equal(own["state.0.weight"], before["state.0.weight"])  # wider than what there is
+    assert "state.0.weight" in capsys.readouterr().out
+
+
 def _fresh_network(like, texts):
     tokenizer = build_tokenizer(texts)
     torch.manual_seed(5)
