@@ -119,7 +119,7 @@ class VisionTower(nn.Module):
             image = images[name]
             if tuple(image.shape[1:]) != (height, width, 3):
                 raise ValueError(f"camera {name!r} gave {tuple(image.shape[1:])}, the model takes {(height, width, 3)}")
-            tokens.append(self._look(name, image.permute(0, 3, 1, 2).float() / 127.5 - 1))
+            tokens.append(self._look(name, (image.permute(0, 3, 1, 2) / 127.5).sub_(1)))
         return torch.cat(tokens, dim=1)
 
     def _look(self, camera: str, pixels: Tensor) -> Tensor:

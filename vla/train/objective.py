@@ -19,7 +19,7 @@ def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tens
     gain = 1 + strength * (2 * torch.rand(shape, generator=generator) - 1)
     tint = 1 + 0.3 * strength * (2 * torch.rand((len(images), 1, 1, 3), generator=generator) - 1)
     shift = 128 * strength * (2 * torch.rand(shape, generator=generator) - 1)
-    return (images.float() * (gain * tint).to(images.device) + shift.to(images.device)).clamp_(0, 255)
+    return images.float().mul_((gain * tint).to(images.device)).add_(shift.to(images.device)).clamp_(0, 255)
 
 
 def held(actions: Tensor, counts: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ wait for each other between them. Weights live in shared memory; every step the 
 batch and hand back gradients, in an order that does not depend on who is faster.
 """
 
+import ctypes
 import signal
 import traceback
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from vla.model.network import Network
 from vla.train.batches import Batch
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of glibc's malloc.h
 
 Loss = Callable[[Network, Batch, int, int], dict[str, Tensor]]
 
@@ -42,6 +45,7 @@ class Shards:
         self.workers: list[Worker] = []
         if count > 1:
             torch.set_num_threads(1)  # also between the passes, where waking other cores costs more than it gains
+            _keep_memory()
             network.share_memory()
             self.workers = [self._start(number) for number in range(1, count)]
             for worker in self.workers:
@@ -107,6 +111,14 @@ class Shards:
         return results
 
 
+def _keep_memory() -> None:
+    """Ask glibc not to give freed memory back: getting it again page by page takes some percent of every step."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_THRESHOLD, 2**30), (_ARENA_MAX, 1)):
+            mallopt(option, value)
+
+
 def _receive(worker: Worker) -> Any:
     try:
         return worker.pipe.recv()
@@ -118,6 +130,7 @@ def _work(pipe: Connection, network: Network, flat: Tensor, loss: Loss, number: 
     """Run the passes that come through the pipe until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process' affair
     torch.set_num_threads(1)
+    _keep_memory()
     for module in network.modules():  # weights stay shared, statistics become this process' own
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.clone())
