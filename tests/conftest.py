@@ -24,3 +24,8 @@ def pytest_configure() -> None:
     """End at once with what to install, rather than with an import error in every file."""
     if missing := missing_libraries():
         pytest.exit(missing, returncode=1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no core waits for another at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in ("train", "evaluate"))

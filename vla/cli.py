@@ -80,6 +80,8 @@ def run(arguments: Sequence[str]) -> int:
             rest[0] = f"bench={rest[0]}"
         if not {"-m", "--multirun"} & set(rest):
             rest = [quote_text(argument) for argument in rest]
+        if name == "bench":
+            rest = of_the_bench(rest)
         check(name, rest)
         sys.argv = [f"vla {name}", *rest]
         importlib.import_module(VERBS[name].module).main()
@@ -139,6 +141,17 @@ def quote_text(argument: str) -> str:
     if key not in TEXT_KEYS or not equals or value.startswith(("'", '"')) or value == "null":
         return argument
     return key + equals + '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def of_the_bench(arguments: list[str]) -> list[str]:
+    """Read `seeds=3` as `bench.seeds=3`, where the bench has that key and the verb has not."""
+    chosen = [argument for argument in arguments if argument.startswith("bench=")]
+    if not chosen:
+        return arguments
+    with initialize_config_module("configs", version_base="1.3"):
+        config = _composed("bench", chosen)
+    own = set(config.bench) - set(config)
+    return [f"bench.{argument}" if re.split(r"[.=]", argument)[0] in own else argument for argument in arguments]
 
 
 def check(verb: str, arguments: Sequence[str]) -> None:

@@ -54,12 +54,17 @@ def test_no_chunk_is_used_before_its_time(strategy, latency_s):
     assert differs_s <= turn_s + 2 * latency_s + 0.6  # an arm with so little jerk brakes for a while, whatever comes
 
 
+@pytest.fixture(scope="module")
+def workers():
+    with Workers(2, WorkerHost()) as workers:
+        yield workers
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_same_seed_gives_the_same_record_here_and_in_a_worker(strategy):
+def test_the_same_seed_gives_the_same_record_here_and_in_a_worker(strategy, workers):
     timing, cases, flown = Timing(strategy, 0.2), [case(seed) for seed in range(3)], []
     here = [host().fly(one, timing).episode.to_dict() for one in cases]
-    with Workers(2, WorkerHost()) as workers:
-        realtime.run(cases, policy=GivenPolicy(), workers=workers, timing=timing, on_episode=flown.append)
+    realtime.run(cases, policy=GivenPolicy(), workers=workers, timing=timing, on_episode=flown.append)
     there = [episode.to_dict() for episode in sorted(flown, key=lambda episode: episode.case.seed)]
     assert here == there
     assert all(episode["success"] and episode["loop"]["ticks"] > 50 for episode in here)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,28 @@ def test_the_second_save_replaces_the_first_and_keeps_the_card(saved):
     assert json.loads((folder / "provenance.json").read_text())["steps"] == 4
     assert (folder / "README.md").read_text() == "card" and (folder / "demo.jpg").read_bytes() == b"picture"
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_all_files_are_on_the_disk_before_the_checkpoint_takes_its_name(saved, monkeypatch):
+    """A power loss leaves the old one or the new one."""
+    policy, folder = saved
+    done, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda opened: done.append(Path(os.readlink(f"/proc/self/fd/{opened}")).name))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("rename"), replace(*paths)))
+    config = tiny_config(policy.processor.tokenizer)
+    checkpoint.save(folder, config, policy.network.state_dict(), policy.processor, {"steps": 4})
+    first = done.index("rename")
+    assert {*checkpoint.FILES, ".tiny.partial"} <= set(done[:first])
+    assert done[first:] == ["rename", "rename", folder.parent.name]
+
+
+def test_glimpses_come_back_to_the_bit(tmp_path):
+    policy = tiny_policy()
+    glimpse = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    policy.processor.glimpses["front"] = glimpse
+    config = tiny_config(policy.processor.tokenizer)
+    checkpoint.save(tmp_path / "tiny", config, policy.network.state_dict(), policy.processor, {})
+    assert np.array_equal(checkpoint.load(tmp_path / "tiny").processor.glimpses["front"], glimpse)
 
 
 @pytest.mark.parametrize("room", [0, 3])

@@ -2,10 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from vla.data.dataset import EpisodeDataset
+from vla.train.train import train
 
 SMALL = [
     "model.cameras={front: [40, 64], wrist: [64, 64]}",  # no map of one pixel, which has no batch statistics
@@ -18,6 +23,14 @@ SMALL = [
     "batch_size=8",
     "shards=1",
 ]
+
+
+def run(dataset: EpisodeDataset, out: Path, *overrides: str) -> dict[str, Any]:
+    """Train in this process, which has loaded already all that a process of its own would load for many seconds."""
+    with initialize_config_module("configs", version_base="1.3"):
+        config = compose("train", overrides=[f"out={out}", f"dataset={dataset.root}", *SMALL, *overrides])
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return train(plain, out)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """Every recipe of a head, a connector or a fusion builds a policy that acts, and `vla train` trains it."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from tests.test_configs import CONFIGS
-from tests.train.conftest import SMALL
+from tests.train.conftest import run
 from vla.model import checkpoint
 from vla.model.network import Network
 from vla.model.policy import VLAPolicy
@@ -88,13 +86,10 @@ def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demo
     ],
 )
 def test_a_recipe_trains_resumes_and_leaves_a_checkpoint_that_acts(recipe, overrides, demonstrations, tmp_path):
-    small = [*SMALL, *overrides, "steps=4", "save_every=2", "warmup_steps=2"]
-    command = [sys.executable, "-m", "vla.cli", "train", f"recipe={recipe}", f"dataset={demonstrations.root}"]
-    for minutes in ("0", "null"):  # the first leg ends after one step
-        run = [*command, f"out={tmp_path}", *small, f"leg_minutes={minutes}"]
-        done = subprocess.run(run, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "result.json").read_text())
+    small = [f"recipe={recipe}", *overrides, "steps=4", "save_every=2", "warmup_steps=2"]
+    begun = run(demonstrations, tmp_path, *small, "leg_minutes=0")
+    assert begun["steps"] == 1 and not begun["complete"]
+    result = run(demonstrations, tmp_path, *small)
     assert result["complete"] and np.isfinite(result["loss"])
     policy = checkpoint.load(tmp_path / "checkpoints" / "last")
     chunk = policy.act([blank(policy.embodiment, demonstrations.column("observation.state")[0])])[0]

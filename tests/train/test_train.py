@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.model.tiny import tiny_config, tiny_policy
-from tests.train.conftest import SMALL
+from tests.train.conftest import SMALL, run
 from vla.model import checkpoint
 from vla.model.network import Network
 from vla.model.vocabulary import build_tokenizer
@@ -25,17 +25,10 @@ from vla.types import Observation
 TWO_CORES = ("steps=24", "save_every=8", "warmup_steps=4", "shards=2")
 
 
-def train(dataset, out, *overrides, **kwargs):
-    command = [sys.executable, "-m", "vla.cli", "train", f"dataset={dataset.root}", f"out={out}", *SMALL, *overrides]
-    return subprocess.run(command, capture_output=True, text=True, **kwargs)
-
-
 @pytest.fixture(scope="module")
 def trained(demonstrations, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    done = train(demonstrations, out, *TWO_CORES)
-    assert done.returncode == 0, done.stderr
-    return out, json.loads((out / "result.json").read_text())
+    return out, run(demonstrations, out, *TWO_CORES)
 
 
 def test_result_and_checkpoint_are_complete(trained, demonstrations):
@@ -53,30 +46,30 @@ def test_result_and_checkpoint_are_complete(trained, demonstrations):
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(trained, demonstrations, tmp_path):
     out, result = trained
     command = [sys.executable, "-m", "vla.cli", "train", f"dataset={demonstrations.root}", f"out={tmp_path}"]
-    process = subprocess.Popen([*command, *SMALL, *TWO_CORES], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command += [*SMALL, *TWO_CORES]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 120
     while not (tmp_path / "training_state").exists() and time.monotonic() < deadline_s:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    resumed = train(demonstrations, tmp_path, *TWO_CORES)
+    resumed = subprocess.run(command, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads((tmp_path / "result.json").read_text())["loss"] == result["loss"]
-    weights = (run / "checkpoints" / "last" / "model.safetensors" for run in (out, tmp_path))
+    weights = (folder / "checkpoints" / "last" / "model.safetensors" for folder in (out, tmp_path))
     first, second = (path.read_bytes() for path in weights)
     assert first == second
 
 
 def test_other_settings_do_not_continue_a_run(trained, demonstrations):
     out, _ = trained
-    refused = train(demonstrations, out, *TWO_CORES, "steps=25")
-    assert refused.returncode != 0 and "steps: 24 before, 25 now" in refused.stderr
+    with pytest.raises(ValueError, match="steps: 24 before, 25 now"):
+        run(demonstrations, out, *TWO_CORES, "steps=25")
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_named(demonstrations, tmp_path):
-    broken = train(demonstrations, tmp_path, "steps=4", "learning_rate=1e30", "warmup_steps=1", "max_grad_norm=1e30")
-    assert broken.returncode != 0
-    assert "loss is" in broken.stderr and "still good" in broken.stderr
+    with pytest.raises(FloatingPointError, match=r"loss is .* still good"):
+        run(demonstrations, tmp_path, "steps=4", "learning_rate=1e30", "warmup_steps=1", "max_grad_norm=1e30")
 
 
 def test_no_data_says_what_to_give(tmp_path):
@@ -121,8 +114,7 @@ def test_snapshot_restores_weights_moments_and_progress(tmp_path):
 def test_a_run_starts_from_the_weights_of_a_checkpoint(trained, demonstrations, tmp_path):
     """No step is taken, so the weights are those that it started from."""
     source = trained[0] / "checkpoints" / "last"
-    begun = train(demonstrations, tmp_path, f"init={source}", "steps=1", "learning_rate=0.0", "store=float32")
-    assert begun.returncode == 0, begun.stderr
+    run(demonstrations, tmp_path, f"init={source}", "steps=1", "learning_rate=0.0", "store=float32")
     mine, theirs = (checkpoint.load(f).network.head.placeholders for f in (tmp_path / "checkpoints" / "last", source))
     torch.testing.assert_close(mine, theirs)
 

@@ -157,6 +157,8 @@ ROWS = (
     ),
     Row("disk stalls for 5 s", {5: (NORMAL, 0)}, "disk", "slow", phases=(START,), drops_frames=True, same_motion=True),
     # the shipped checkpoint at the wheel: the states only, it need not succeed
+    Row("camera mirrored", {inf: (REFUSED, 0)}, "camera.front", "wrong", "mirrored", phases=(START,), checkpoint=True),
+    Row("camera BGR", {inf: (REFUSED, 0)}, "camera.front", "wrong", "bgr", phases=(START,), checkpoint=True),
     Row("checkpoint: camera removed", {1: (HOLD, 0.6)}, "camera", "off", phases=(REACH,), checkpoint=True),
     Row(
         "checkpoint: NaN in a chunk",
@@ -187,8 +189,13 @@ ELSEWHERE = {  # rows of data on disk, messages and processes, which no control 
     "oversized messages": f"{_SERVER}::test_a_message_beyond_the_cap_is_not_even_read",
     "many connections": f"{_SERVER}::test_connections_beyond_the_cap_are_refused_until_one_closes",
     "a peer that does not read": f"{_SERVER}::test_a_client_that_does_not_read_does_not_hold_up_the_others",
+    "a second commander": "tests/control/test_claim.py::test_a_second_commander_is_refused_with_the_name_of_the_first",
+    "a commander that was killed": "tests/control/test_claim.py::test_a_commander_that_was_killed_keeps_nothing",
     "kill -9 while saving or recording": f"{_WRITER}::test_kill_loses_at_most_the_episode_in_progress",
     "power loss": f"{_WRITER}::test_a_file_is_on_the_disk_before_it_takes_its_name",
+    "power loss while saving a checkpoint": (
+        "tests/model/test_checkpoint.py::test_all_files_are_on_the_disk_before_the_checkpoint_takes_its_name"
+    ),
     "disk full while collecting": f"{_WRITER}::test_full_disk_says_what_to_do",
     "disk full while saving a checkpoint": "tests/model/test_checkpoint.py::test_a_full_disk_leaves_the_old_checkpoint",
     "corrupt files": "tests/data/test_dataset.py::test_a_cut_off_video_is_an_error",

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from vla.control.claim import claim
 from vla.control.clock import Clock, RealClock
 from vla.control.cockpit import Cockpit
 from vla.control.executor import Executor, Seam
@@ -50,7 +51,8 @@ def main(config: DictConfig) -> None:
         pacing=Pacing(**settings["pacing"]),
         control_hz=policy.embodiment.control_hz,
     )
-    with closing(instantiate(config.robot.connect)) as robot:
+    name = settings["robot"]["claims"]
+    with claim(name) if name else nullcontext(), closing(instantiate(config.robot.connect)) as robot:
         result = deploy(
             robot,
             policy,
@@ -120,6 +122,7 @@ def deploy(
         clock=clock,
         logbook=logbook,
         instruction=instruction,
+        mistakes=getattr(policy, "mistakes", None),
     )
     cockpit = Cockpit(loop, keeper, steering, getattr(policy, "unknown_words", None), not guard.get("hardware", True))
     success = False

@@ -5,7 +5,7 @@ All that moves the robot goes through here. The policy thinks elsewhere (inferen
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 
@@ -82,10 +82,12 @@ class Loop:
         clock: Clock,
         logbook: Log,
         instruction: str,
+        mistakes: Callable[[Mapping[str, np.ndarray]], Mapping[str, str]] | None = None,
     ):
-        """Take all parts; the rate is the guard's."""
+        """Take all parts; the rate is the guard's. `mistakes` says by camera what is wrong with the first frames."""
         self._robot, self._guard, self._executor, self._inference = robot, guard, executor, inference
         self._steering, self._clock, self._logbook, self._instruction = steering, clock, logbook, instruction
+        self._mistakes = mistakes or (lambda images: {})
         self._vigil, self._metronome = Vigil(guard), Metronome(clock, guard.hz)
         self._sight, self._body = Sight(guard.embodiment), Proprioception(guard.embodiment, guard.hz)
         self._record_s = 1 / guard.embodiment.control_hz  # from one recorded frame to the next
@@ -226,6 +228,9 @@ class Loop:
                     f"nothing came from {self._missing(measurement)} for {START_S} s; check power, cables and ports"
                 )
             self._clock.sleep_until(self._clock.now() + self._metronome.period_s)
+        images = {name: frame.image for name, frame in self._frames().items()}
+        if wrong := "; ".join(f"camera {name} looks {what}" for name, what in self._mistakes(images).items()):
+            raise StartError(f"beside what the policy was trained on, {wrong}. Mount or configure it as it was then")
         self._began_s = self._clock.now()
         self._guard.engage(measurement.joints)
         self._executor.halt(self._began_s, measurement.joints)

@@ -1,6 +1,7 @@
 """One folder a checkpoint: weights, how to build them, how to read and write the world, where it all came from.
 
 model.safetensors  config.json  processor.json  tokenizer.json  embodiment.json  provenance.json  README.md
+glimpse-CAMERA.png, where there is one
 """
 
 import json
@@ -9,18 +10,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from vla.data.schema import flush
 from vla.model.actions import ActionCodec
+from vla.model.glimpses import Glimpses
 from vla.model.network import Network
 from vla.model.policy import VLAPolicy
 from vla.model.processor import Processor
 from vla.types import Embodiment
 
 FILES = ("model.safetensors", "config.json", "processor.json", "tokenizer.json", "embodiment.json", "provenance.json")
+GLIMPSE = "glimpse-"
 FORMAT = 1
 DEFAULT = Path(__file__).resolve().parents[2] / "checkpoints" / "nano"
 
@@ -56,14 +61,19 @@ def save(
     for name, document in documents.items():
         (partial / name).write_text(json.dumps(document, indent=1) + "\n")
     processor.tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
+    for camera, glimpse in processor.glimpses.items():
+        (partial / f"{GLIMPSE}{camera}.png").write_bytes(cv2.imencode(".png", glimpse[..., ::-1])[1].tobytes())
     for kept in sorted(folder.glob("*")) if folder.exists() else []:  # a model card, its pictures
-        if kept.is_file() and kept.name not in FILES:
+        if kept.is_file() and kept.name not in FILES and not kept.name.startswith(GLIMPSE):
             shutil.copy(kept, partial / kept.name)
+    for path in (*sorted(partial.iterdir()), partial):
+        flush(path)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
     os.replace(partial, folder)
+    flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -87,6 +97,7 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
         codec=ActionCodec.from_dict(settings["actions"]),
         tokenizer=load_tokenizer(folder / "tokenizer.json"),
         max_text_tokens=settings["max_text_tokens"],
+        glimpses=_glimpses(folder),
     )
     network = Network(**config["network"])
     load_weights(network, load_file(folder / "model.safetensors"))
@@ -113,6 +124,12 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         return json.loads((folder / name).read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder / name} is not valid JSON ({error}); restore it from a backup") from error
+
+
+def _glimpses(folder: Path) -> Glimpses:
+    paths = sorted(folder.glob(f"{GLIMPSE}*.png"))
+    images = {path.stem.removeprefix(GLIMPSE): cv2.imread(str(path)) for path in paths}
+    return {camera: image[..., ::-1] for camera, image in images.items() if image is not None}
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

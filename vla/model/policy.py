@@ -1,6 +1,6 @@
 """The vision-language-action policy: observations in, action chunks and words out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ class VLAPolicy:
     def check(self, embodiment: Embodiment) -> None:
         """Refuse a body that differs from the one of training, naming each difference (ContractError)."""
         self.embodiment.refuse_other(embodiment)
+
+    def mistakes(self, images: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """Say what is wrong with frames uint8[H, W, 3] that are mirrored, turned or blue for red, by camera."""
+        return self.processor.mistakes(images)
 
     @torch.no_grad()
     def act(

@@ -1,7 +1,7 @@
 """Observations to model inputs and model outputs to action chunks: the processor that trains is the one that serves."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vla.data.video import resize
 from vla.model.actions import ActionCodec
+from vla.model.glimpses import Glimpses, mistakes
 from vla.model.vocabulary import boxes_to_tokens, tokens_to_boxes
 from vla.types import ActionChunk, Embodiment, Observation
 
@@ -18,7 +19,8 @@ from vla.types import ActionChunk, Embodiment, Observation
 class Processor:
     """Everything between the outside world and the tensors, saved with the weights.
 
-    cameras: name -> (height, width) [px] that the network sees, in token order.
+    cameras: name -> (height, width) [px] that the network sees, in token order; glimpses: what some of them showed in
+    training, see `glimpses.py`.
     """
 
     embodiment: Embodiment
@@ -26,6 +28,12 @@ class Processor:
     codec: ActionCodec
     tokenizer: PreTrainedTokenizerFast
     max_text_tokens: int
+    glimpses: Glimpses = field(default_factory=dict)
+
+    def mistakes(self, images: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """Say which cameras' frames uint8[H, W, 3] look mirrored, turned or blue for red beside those of training."""
+        seen = {name: resize(images[name], self.cameras[name]) for name in self.glimpses if name in images}
+        return mistakes(seen, self.glimpses)
 
     def images(self, observations: Sequence[Observation]) -> dict[str, Tensor]:
         """Frames of a batch, resized: uint8[B, H, W, 3] for each camera of the model."""

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from vla.data.dataset import EpisodeDataset
 from vla.data.framecache import FrameCache
 from vla.model import checkpoint
+from vla.model.glimpses import glimpses
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
@@ -33,7 +34,7 @@ from vla.train.snapshot import load_snapshot, save_snapshot
 from vla.types import Embodiment
 
 LOG_EVERY = 20
-MAY_CHANGE = ("out", "leg_minutes", "save_every", "device", "dataset", "collect", "provenance_note")
+MAY_CHANGE = ("out", "leg_minutes", "save_every", "device", "dataset", "frames", "collect", "provenance_note")
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
@@ -64,7 +65,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     # Data: demonstrations, their frames in a memory map, their labels in memory.
     dataset = EpisodeDataset(Path(config["dataset"]) if config["dataset"] else _demonstrations(config, out))
     cameras = {name: (size[0], size[1]) for name, size in config["model"]["cameras"].items()}
-    frames = FrameCache(dataset, cameras, out / "frames")
+    frames = FrameCache(dataset, cameras, Path(config["frames"] or out / "frames"))
     labels = Labels.read(dataset)
     data_s = time.monotonic() - started_s
 
@@ -73,7 +74,12 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     tokenizer = build_tokenizer(labels.texts())
     embodiment = Embodiment.from_dict(dataset.info["vla"]["embodiment"])
     processor = Processor(
-        embodiment, cameras, labels.fit_codec(model["action_horizon"]), tokenizer, model["max_text_tokens"]
+        embodiment,
+        cameras,
+        labels.fit_codec(model["action_horizon"]),
+        tokenizer,
+        model["max_text_tokens"],
+        glimpses(frames.gather, list(cameras), len(dataset)),
     )
     architecture = {
         "vision": model["vision"],
@@ -118,7 +124,8 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     bf16 = _bf16(config["precision"], device)
     objective = Objective(processor, config["objective"], config["loss_weights"], seed, bf16)
     log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"])
-    loss_value, start, leg_s = done["loss"], done["step"], 60 * (config["leg_minutes"] or math.inf)
+    loss_value, start = done["loss"], done["step"]
+    leg_s = math.inf if config["leg_minutes"] is None else 60 * config["leg_minutes"]
     step = start
     smooth: dict[str, float] = {}
     with (
@@ -240,7 +247,9 @@ def _provenance(config: dict[str, Any], dataset: EpisodeDataset, network: Networ
     return {
         "commit": git.stdout.strip() or "unknown",
         "dataset": {"hash": dataset.hash, "episodes": len(dataset.episodes), "frames": len(dataset)},
-        "recipe": {key: value for key, value in config.items() if key not in ("out", "dataset", "provenance_note")},
+        "recipe": {
+            key: value for key, value in config.items() if key not in ("out", "dataset", "frames", "provenance_note")
+        },
         "seed": config["seed"],
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "torch": torch.__version__,

@@ -1,7 +1,7 @@
 """A policy, near or behind a server, that answers late, wrongly or not at all."""
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -51,6 +51,11 @@ class FaultyPolicy:
             check(body)
         elif differences := told.differences(body):
             raise ContractError("the policy was trained for another body:\n  " + "\n  ".join(differences))
+
+    def mistakes(self, images: Mapping[str, np.ndarray]) -> Mapping[str, str]:
+        """Say what the policy says, if it does."""
+        mistakes = getattr(self._policy, "mistakes", None)
+        return mistakes(images) if mistakes else {}
 
     def _act(self, observations: Sequence[Observation], *given: Any, **more: Any) -> list[ActionChunk]:
         fault = self._faults.of("server")

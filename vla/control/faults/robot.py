@@ -165,6 +165,10 @@ class FaultyCamera:
             image = image if other is None else other.image
         elif fault.how == "turned":  # and of another resolution
             image = np.ascontiguousarray(np.rot90(image)[::2, ::2])
+        elif fault.how == "mirrored":
+            image = np.ascontiguousarray(image[:, ::-1])
+        elif fault.how == "bgr":
+            image = np.ascontiguousarray(image[..., ::-1])
         elif fault.how == "dark":
             image = np.zeros_like(image)
         elif fault.how == "bright":

@@ -26,7 +26,11 @@ class Kind(StrEnum):
 
 PLAIN: dict[Kind, tuple[str, ...]] = dict.fromkeys(Kind, ("",))
 POSSIBLE: dict[str, dict[Kind, tuple[str, ...]]] = {  # part -> kind -> the words for `how`, the first by default
-    "camera": {**PLAIN, Kind.GARBAGE: ("dark", "bright", "shape"), Kind.WRONG: ("turned", "swapped")},
+    "camera": {
+        **PLAIN,
+        Kind.GARBAGE: ("dark", "bright", "shape"),
+        Kind.WRONG: ("turned", "swapped", "mirrored", "bgr"),
+    },
     "policy": {
         **PLAIN,
         Kind.GARBAGE: ("nan", "shape", "object"),

@@ -1,0 +1,71 @@
+"""Runs of a comparison are done once, again only where they were asked for otherwise, and pooled with intervals."""
+
+import json
+
+import pytest
+
+from vla.bench import comparison
+from vla.bench.comparison import draw, for_people, line, pooled, step
+
+
+@pytest.fixture(autouse=True)
+def verbs(monkeypatch):
+    monkeypatch.setitem(comparison.VERBS, "train", "tests.bench.fake_verb")
+
+
+def ran(out):
+    return (out / "ran").read_text().count("once")
+
+
+def test_a_finished_step_is_not_done_again(tmp_path):
+    out = tmp_path / "a, run"
+    assert step("train", out, ["say=hello"]) == step("train", out, ["say=hello"]) == {"said": "hello"}
+    assert ran(out) == 1
+
+
+def test_a_step_asked_for_otherwise_is_done_again(tmp_path):
+    step("train", tmp_path, ["say=hello"])
+    assert step("train", tmp_path, ["say=goodbye"]) == {"said": "goodbye"} and ran(tmp_path) == 2
+
+
+def test_a_step_that_fails_says_where_to_look_and_is_tried_again(tmp_path):
+    with pytest.raises(RuntimeError, match=r"exit code 1.*log\.txt"):
+        step("train", tmp_path, ["fail=true"])
+    assert "as it was told to" in (tmp_path / "log.txt").read_text()
+    assert step("train", tmp_path, ["say=better"]) == {"said": "better"}
+
+
+def flown(successes, episodes):
+    return {
+        "success_rate": successes / episodes,
+        "ci95": [0.0, 1.0],
+        "episodes": episodes,
+        "per_task": {"pick": {"success_rate": successes / episodes, "episodes": episodes}},
+        "controls": {"blank_camera": 0.1},
+        "chunk_latency_ms": {"p50": 12.0},
+    }
+
+
+TRAINED = {"parameters": 1_200_000, "samples": 320, "samples_per_s": 95.0, "loss": 2.0}
+
+
+@pytest.fixture
+def summary():
+    rows = [line("heads/flow", seed, TRAINED, flown(successes, 20)) for seed, successes in enumerate((5, 10, 15))]
+    rows += [line("heads/fast", 0, TRAINED, flown(0, 20))]
+    return pooled(rows)
+
+
+def test_seeds_are_pooled_and_their_spread_is_shown(summary):
+    flow = summary["flow"]
+    assert flow["success_rate"] == 0.5 and flow["seeds"] == [0.25, 0.5, 0.75] and flow["blank_camera"] == 0.1
+    assert 0.37 < flow["ci95"][0] < 0.39 and 0.61 < flow["ci95"][1] < 0.63  # Wilson, 30 of 60
+    table = for_people(summary).splitlines()
+    assert table[2].startswith("| flow | 50 % (38-62) | 25, 50, 75 | 10 % | 12 | 95 | 1.20 M |")
+    assert table[3].startswith("| fast | 0 %") and json.dumps(summary)
+
+
+def test_the_picture_is_drawn_where_matplotlib_is(summary, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert draw(summary, tmp_path / "comparison.png") == "comparison.png"
+    assert (tmp_path / "comparison.png").stat().st_size > 5000
