@@ -18,7 +18,8 @@ from vla.train.batches import Labels
 from vla.train.designs import designs
 from vla.types import Embodiment, Observation
 
-RECIPES = sorted(path.relative_to(CONFIGS / "recipe").with_suffix("").as_posix() for path in CONFIGS.glob("recipe/*/*"))
+PATHS = (path for path in CONFIGS.glob("recipe/*/*") if path.parent.name != "stages")
+RECIPES = sorted(path.relative_to(CONFIGS / "recipe").with_suffix("").as_posix() for path in PATHS)
 KINDS = {
     "connectors": {"linear", "mlp", "pixel_shuffle", "qformer", "perceiver", "tiling"},
     "fusion": {"prefix", "cross_attention", "early_fusion"},

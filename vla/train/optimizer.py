@@ -1,17 +1,28 @@
 """AdamW with decay on matrices only, warm-up and cosine, and an exponential average of the weights."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 
-def build_optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Decay matrices and convolutions; leave biases, norms and embeddings of positions alone."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def build_optimizer(
+    network: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    share: Callable[[str], float] = lambda name: 1.0,
+) -> torch.optim.AdamW:
+    """Decay matrices and convolutions; leave biases, norms and embeddings of positions alone.
+
+    share: of the learning rate, for a parameter by its name; every group keeps its own as `share`.
+    """
+    named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    groups = []
+    for part in sorted({share(name) for name, _ in named}, reverse=True):
+        mine = [parameter for name, parameter in named if share(name) == part]
+        for decay, chosen in ((weight_decay, [p for p in mine if p.ndim >= 2]), (0.0, [p for p in mine if p.ndim < 2])):
+            groups.append({"params": chosen, "weight_decay": decay, "share": part})
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
 
 

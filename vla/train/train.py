@@ -31,6 +31,7 @@ from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
 from vla.train.shards import Shards
 from vla.train.snapshot import load_snapshot, save_snapshot
+from vla.train.stages import keep_frozen_statistics, merged, part_of, prepare
 from vla.types import Embodiment
 
 LOG_EVERY = 20
@@ -95,9 +96,14 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     network = Network(**architecture).to(device).train()
     if config["init"]:
         _start_from(Path(config["init"]), network, processor)
+    rates = config["rates"]
+    prepare(network, rates, config["lora"])
+    keep_frozen_statistics(network)
 
     # Optimizer, and the state of an earlier leg.
-    optimizer = build_optimizer(network, config["learning_rate"], config["weight_decay"])
+    optimizer = build_optimizer(
+        network, config["learning_rate"], config["weight_decay"], lambda name: rates.get(part_of(name), 1.0)
+    )
     average = Average(network, config["ema_decay"])
     done = load_snapshot(out, network, average, optimizer) or {"step": 0, "seconds": 0.0, "loss": None}
     batches = Batches(
@@ -116,8 +122,9 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         progress = {"step": step, "seconds": seconds, "loss": loss}
         save_snapshot(out, network, average, optimizer, progress)
         record = provenance | {"steps": step, "samples": step * batch_size, "train_seconds": round(seconds)}
+        weights = merged(network, average.weights)
         checkpoint.save(
-            out / "checkpoints" / "last", architecture, average.weights, processor, record, _storage(config["store"])
+            out / "checkpoints" / "last", architecture, weights, processor, record, _storage(config["store"])
         )
 
     # Loop.
@@ -139,8 +146,9 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
             assert upcoming is not None
             batch = upcoming.result().to(device)
             upcoming = loader.submit(batches.__getitem__, step + 1)
+            rate = learning_rate_at(step, steps, config["learning_rate"], config["warmup_steps"])
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, steps, config["learning_rate"], config["warmup_steps"])
+                group["lr"] = rate * group["share"]
             optimizer.zero_grad(set_to_none=True)
             parts = replicas.backward(batch, step)
             loss_value = parts["total"]
@@ -156,9 +164,9 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
                 smooth[name] = 0.98 * smooth.get(name, part) + 0.02 * part
             bar.update()
             if step % LOG_EVERY == 0:
-                rate = (step + 1 - start) * batch_size / (time.monotonic() - loop_s)
-                bar.set_postfix({"samples/s": f"{rate:.0f}", **{k: f"{v:.3f}" for k, v in smooth.items()}})
-                for name, value in {**smooth, "grad_norm": float(norm), "samples_per_s": rate}.items():
+                speed = (step + 1 - start) * batch_size / (time.monotonic() - loop_s)
+                bar.set_postfix({"samples/s": f"{speed:.0f}", **{k: f"{v:.3f}" for k, v in smooth.items()}})
+                for name, value in {**smooth, "grad_norm": float(norm), "samples_per_s": speed}.items():
                     log.add_scalar(f"train/{name}", value, step)
             elapsed_s = time.monotonic() - started_s
             if (step + 1) % config["save_every"] == 0 or step + 1 == steps or elapsed_s > leg_s:
@@ -200,8 +208,11 @@ def _demonstrations(config: dict[str, Any], out: Path) -> Path:
 
 
 def _start_from(folder: Path, network: Network, processor: Processor) -> None:
-    """Take over what fits: words by spelling, tensors by name, of wider ones the first rows and columns."""
-    other = checkpoint.load(folder)
+    """Take over what fits: words by spelling, tensors by name, of wider ones the first rows and columns.
+
+    folder: a checkpoint, or the name of one that ships.
+    """
+    other = checkpoint.load(folder if folder.exists() else checkpoint.DEFAULT.parent / folder)
     weights, fresh = other.network.state_dict(), network.state_dict()
     known, wanted = other.processor.tokenizer.get_vocab(), processor.tokenizer.get_vocab()
     if known != wanted:
