@@ -29,6 +29,7 @@ PLAN_SHARE = 0.7  # of the questions in `wordy` batches, captions for the rest
 MADE_UP_SHARE = 0.7  # of the plans: joined from instructions of single steps, so that none is learnt by heart
 MOST_STEPS = 5  # of such an instruction
 ABSENT_SHARE = 0.35  # of the questions that point: at something that is not there
+ELSEWHERE = 50  # frames in which an answer that is not true of this one is looked for
 FAILED_SHARE = 0.15  # of the plans: the step that is due was tried in vain, and is to be tried again
 TYPES = {"short": {"point": 0.5, "yesno": 0.3, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
 
@@ -53,6 +54,9 @@ class Batch:
     named_ids: Tensor  # int[B, L], all pointing questions about the frame in one row, padded
     named_at: Tensor  # int[B, K], the last word of each of them, which names the thing, -1 where none
     named_box: Tensor  # float[B, K, 4], x0, y0, x1, y1 in 0..1 of the first camera, NaN where not in sight
+    worse_ids: Tensor | None = None  # the same questions with answers that are not true; where preference is taught
+    worse_mask: Tensor | None = None
+    worse_labels: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor, images as uint8."""
@@ -167,12 +171,15 @@ class Batches:
         max_given_steps: int,
         given_share: float,
         still_weight: float = 1.0,
+        worse: bool = False,
     ) -> None:
         """Prepare.
 
         max_given_steps: d_max, the most leading steps that are shown, in `given_share` of the samples; still_weight:
-        how often a frame is used after which nothing moves, against one of motion.
+        how often a frame is used after which nothing moves, against one of motion; worse: whether every question comes
+        with an answer that is not true as well.
         """
+        self.worse = worse
         self.labels, self.frames, self.processor = labels, frames, processor
         self.tokenize = lru_cache(maxsize=1 << 16)(processor.tokenize)  # most texts come again and again
         self.batch_size, self.seed = batch_size, seed
@@ -203,8 +210,13 @@ class Batches:
         text_ids, text_mask = pad([self.tokenize(text) for text in texts], self.processor.pad_id)
         question_ids, question_mask, question_labels = self._pack(questions)
         named_ids, named_at, named_box = self._named(index, rng)
+        others = [self._untrue(i, question, rng) for i, question in zip(index, questions, strict=True)]
+        worse = self._pack(others) if self.worse else (None, None, None)
         return Batch(
             kind=kind,
+            worse_ids=worse[0],
+            worse_mask=worse[1],
+            worse_labels=worse[2],
             images={name: torch.from_numpy(self.frames.gather(name, index)) for name in self.frames.arrays},
             text_ids=text_ids,
             text_mask=text_mask,
@@ -267,6 +279,21 @@ class Batches:
         if not (names := self.labels.absent[self.labels.plan_of[index]]):
             return None
         return {"question": point_prompt(names[rng.integers(len(names))]), "answer": NOT_VISIBLE, "type": "point"}
+
+    def _untrue(self, index: int, question: dict[str, str] | None, rng: np.random.Generator) -> dict[str, str] | None:
+        """Answer a question as another of its kind is answered, about this frame if there is one; None if none is."""
+        if question is None or not self.worse:
+            return None
+        kind, right = question["type"], question["answer"]
+        possible = [NOT_VISIBLE] * (kind == "point") + ["yes", "no"] * (kind == "yesno")
+        if kind == "plan":
+            possible = [ALL_FINISHED, *(subtask for _, subtask in self.said)]
+        for number in (index, *rng.integers(len(self.labels.vqa), size=ELSEWHERE)):
+            items = json.loads(self.labels.vqa[number])
+            possible += [item["answer"] for item in items if item["type"] == kind]
+            if others := [answer for answer in possible if answer != right]:
+                return question | {"answer": others[rng.integers(len(others))]}
+        return None
 
     def _plan(self, index: int, rng: np.random.Generator) -> dict[str, str]:
         """Ask what is next, before or after the present subtask was declared finished."""

@@ -11,6 +11,7 @@ from vla.model.losses import completion_loss, grounding_loss, word_loss
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.train.batches import Batch
+from vla.train.preference import preference_loss
 
 
 def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -39,8 +40,12 @@ def losses(
     augmentation: float,
     state_noise: float,
     generator: torch.Generator,
+    reference: Network | None = None,
+    beta: float = 0.1,
 ) -> dict[str, Tensor]:
     """Return the unweighted losses `action`, `completion`, `words` and `grounding` of a batch.
+
+    With a reference there is also `preference` for true answers, see `preference_loss`, which explains beta.
 
     sigma_bins, location_sigma: width of the soft labels in bins; augmentation: 0..1; state_noise: standard deviation
     that is added to the normalised state, so that the network looks instead of remembering.
@@ -49,8 +54,9 @@ def losses(
     targets = codec.encode(held(batch.actions, batch.counts), batch.state)
     state = codec.encode_state(batch.state)
     noise = torch.randn(state.shape, generator=generator).to(state.device)
+    images = {name: augment(image, augmentation, generator) for name, image in batch.images.items()}
     outputs = network(
-        {name: augment(image, augmentation, generator) for name, image in batch.images.items()},
+        images,
         batch.text_ids,
         batch.text_mask,
         state + state_noise * noise,
@@ -67,12 +73,18 @@ def losses(
     )
     grid = next(iter(network.vision.grids.values()), None)
     _, named = network.words(batch.named_ids, batch.named_ids != processor.pad_id, outputs.seen)
-    return {
+    found = {
         "action": action,
         "completion": completion_loss(outputs, batch.progress, batch.done),
         "words": word_loss(network, outputs.question_hidden, batch.question_labels, location_sigma),
         "grounding": grounding_loss(named, batch.named_at, batch.named_box, grid) if grid else targets.new_zeros(()),
     }
+    if reference is not None:
+        assert batch.worse_ids is not None and batch.worse_mask is not None and batch.worse_labels is not None
+        better = batch.question_ids, batch.question_mask, batch.question_labels
+        worse = batch.worse_ids, batch.worse_mask, batch.worse_labels
+        found["preference"] = preference_loss(network, reference, images, better, worse, beta)
+    return found
 
 
 @dataclass
@@ -84,10 +96,12 @@ class Objective:
     weights: Mapping[str, float]  # of every loss
     seed: int
     bf16: bool
+    reference: Network | None = None  # what answers are preferred against, see `preference_loss`
 
     def __call__(self, network: Network, part: Batch, step: int, number: int) -> dict[str, Tensor]:
         """Return all losses and their weighted sum `total`."""
         generator = torch.Generator().manual_seed(hash((self.seed, step, number)) % 2**31)
         with torch.autocast(part.state.device.type, torch.bfloat16, enabled=self.bf16):
-            parts = losses(network, self.processor, part, generator=generator, **self.settings)
+            more = {"generator": generator, "reference": self.reference}
+            parts = losses(network, self.processor, part, **more, **self.settings)
         return parts | {"total": torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()}

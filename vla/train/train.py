@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     network = Network(**architecture).to(device).train()
     if config["init"]:
         _start_from(Path(config["init"]), network, processor)
+    reference = deepcopy(network).eval().requires_grad_(False) if config["preference"] else None
     rates = config["rates"]
     prepare(network, rates, config["lora"])
     keep_frozen_statistics(network)
@@ -115,6 +117,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         config["max_given_steps"],
         config["given_share"],
         config["still_weight"],
+        worse=reference is not None,
     )
     provenance = _provenance(config, dataset, network)
 
@@ -129,7 +132,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
 
     # Loop.
     bf16 = _bf16(config["precision"], device)
-    objective = Objective(processor, config["objective"], config["loss_weights"], seed, bf16)
+    objective = Objective(processor, config["objective"], config["loss_weights"], seed, bf16, reference)
     log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"])
     loss_value, start = done["loss"], done["step"]
     leg_s = math.inf if config["leg_minutes"] is None else 60 * config["leg_minutes"]

@@ -1,0 +1,53 @@
+"""Preference between two answers to one question: the true one and one that could have been said but is not true.
+
+Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, equation 7): a network learns to tell the two
+apart by more than a copy of itself from before does, so that it makes up less without forgetting how to speak.
+
+B batch, P visual tokens, Q tokens of question and answer.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vla.model.network import IMAGE, QUESTION, Network
+
+Said = tuple[Tensor, Tensor, Tensor]  # ids int[B, Q], mask bool[B, Q], labels int[B, Q], -100 where nothing is answered
+
+
+def preference_loss(
+    network: Network, reference: Network, images: dict[str, Tensor], better: Said, worse: Said, beta: float
+) -> Tensor:
+    """Loss over the rows that have both answers; log 2 where the network prefers as its reference does.
+
+    images: uint8 or float 0..255 [B, H, W, 3] of each camera; beta: how soon the network has moved far enough.
+    """
+    mine = _margin(network, images, better, worse)
+    with torch.no_grad():
+        theirs = _margin(reference, images, better, worse)
+    asked = (better[2] != -100).any(dim=1) & (worse[2] != -100).any(dim=1)
+    losses = -functional.logsigmoid(beta * (mine - theirs))
+    return (losses * asked).sum() / asked.sum().clamp_min(1)
+
+
+def _margin(network: Network, images: dict[str, Tensor], better: Said, worse: Said) -> Tensor:
+    """By how much the better answer is likelier than the worse one, in log-probability float[B]."""
+    visual = network.vision(images)
+    return answer_log_probability(network, visual, *better) - answer_log_probability(network, visual, *worse)
+
+
+def answer_log_probability(network: Network, visual: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability float[B] of the labelled tokens after visual tokens float[B, P, D] and what is asked."""
+    seen = network.grounding.seen(network.vision.by_camera(visual))
+    words, _ = network.words(ids, mask, seen)
+    prefix, sight = network.placed(visual)
+    start, count = prefix.shape[1], ids.shape[1]
+    kinds = torch.tensor([IMAGE] * start + [QUESTION] * count)
+    present = torch.cat([mask.new_ones(len(ids), start), mask], dim=1)
+    hidden = network.run(torch.cat([prefix, words], dim=1), kinds, present, torch.arange(start + count), None, sight)[
+        :, start:
+    ]
+    log_probability = torch.log_softmax(network.word_logits(hidden[:, :-1]).float(), dim=-1)
+    labels = labels[:, 1:]
+    said = log_probability.gather(2, labels.clamp_min(0)[..., None]).squeeze(-1)
+    return (said * (labels != -100)).sum(dim=1)
