@@ -77,6 +77,7 @@ def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demo
     "recipe, overrides",
     [
         ("heads/flow", ["model.head.expert.n_inner=32"]),
+        ("dual_encoder", ["init=null", "batch_size=16", "shards=2"]),
         pytest.param("fusion/cross_attention", [], marks=pytest.mark.slow),
         pytest.param("heads/fast", ["model.head.vocabulary=400"], marks=pytest.mark.slow),
         pytest.param("heads/autoregressive", [], marks=pytest.mark.slow),
@@ -92,6 +93,7 @@ def test_a_recipe_trains_resumes_and_leaves_a_checkpoint_that_acts(recipe, overr
     assert begun["steps"] == 1 and not begun["complete"]
     result = run(demonstrations, tmp_path, *small)
     assert result["complete"] and np.isfinite(result["loss"])
+    assert ("contrast" in result["losses"]) == (recipe == "dual_encoder")
     policy = checkpoint.load(tmp_path / "checkpoints" / "last")
     chunk = policy.act([blank(policy.embodiment, demonstrations.column("observation.state")[0])])[0]
     assert chunk.actions.shape == (16, 6) and np.isfinite(chunk.actions).all()

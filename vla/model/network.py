@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from vla.model.actions import expectation_around_mode
+from vla.model.dual import DualEncoder
 from vla.model.fusion import CrossAttention
 from vla.model.grounding import Seen, WordGrounding, waves
 from vla.model.head import Context
@@ -64,7 +65,8 @@ class Outputs:
     progress: Tensor  # float[B], logit
     done: Tensor  # float[B], logit
     question_hidden: Tensor | None  # float[B, Q, D]
-    seen: Seen  # the visual tokens, ready to be named by further words
+    visual: Tensor  # float[B, P, D], the visual tokens
+    seen: Seen  # the same, ready to be named by further words
 
 
 @dataclass
@@ -94,12 +96,13 @@ class Network(nn.Module):
         tiling: dict[str, Any] | None = None,
         fusion: dict[str, Any] | None = None,
         head: dict[str, Any] | None = None,
+        dual: dict[str, Any] | None = None,
     ) -> None:
         """Build from plain arguments; they are what `config.json` of a checkpoint holds.
 
         vision, language: arguments of `build_encoder`, `build_language_model`; cameras: name -> (height, width) [px];
         connector, fusion, head: `name` and settings, see the tables in connectors.py, fusion.py and heads.py, left out
-        for mlp, prefix and parallel; tiling: see `VisionTower`, left out for none.
+        for mlp, prefix and parallel; tiling: see `VisionTower`, dual: arguments of `DualEncoder`, left out for none.
         """
         super().__init__()
         fused = {"name": "prefix", **(fusion or {})}
@@ -120,6 +123,7 @@ class Network(nn.Module):
         self.action_ids = slice(first_action_id, first_action_id + ACTION_BINS)
         self.head = build_head(self.language.config, action_horizon, action_dim, self.action_ids, **(head or {}))
         self.cross = CrossAttention(self.language, **fused) if style == "cross_attention" else None
+        self.dual = DualEncoder(width, **dual) if dual is not None else None
         self.location_ids = slice(self.action_ids.stop, self.action_ids.stop + LOCATIONS)
         self.max_text_tokens = max_text_tokens
         self._refuse_longer_than_the_language_model_reads()
@@ -201,7 +205,7 @@ class Network(nn.Module):
         visible = there & (kind != QUESTION)
         context = Context(self.embedding.weight, self.language.base_model, visible, next_position, cache, sight)
         question = hidden[:, after:] if question_ids is not None else None
-        return Outputs(acting, context, completion[:, 0], completion[:, 1], question, seen)
+        return Outputs(acting, context, completion[:, 0], completion[:, 1], question, visual, seen)
 
     @torch.no_grad()
     def act(
@@ -225,6 +229,15 @@ class Network(nn.Module):
     def words(self, ids: Tensor, mask: Tensor, seen: Seen, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embed words int[B, L] together with what they name of what is seen; see `WordGrounding`."""
         return self.grounding(self.embedding(ids) * mask.unsqueeze(-1), seen, before)
+
+    def meaning(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Sentences int[B, L] with mask bool[B, L], padded on the right, as vectors float[B, E] of the dual encoder."""
+        assert self.dual is not None, "this network was built without a dual encoder"
+        kinds = torch.full((ids.shape[1],), TEXT)
+        positions = torch.arange(ids.shape[1]) + (0 if self.cross else self.vision.num_tokens)
+        blind = {"visual": self.embedding.weight.new_zeros(len(ids), 0, self.embedding.weight.shape[1])}
+        embedded = self.embedding(ids) * mask.unsqueeze(-1)
+        return self.dual.texts(self.run(embedded, kinds, mask, positions, sight=blind if self.cross else None), mask)
 
     def run(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla.model.dual import DualEncoder
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.prompts import plan_prompt
@@ -84,6 +85,24 @@ class VLAPolicy:
             pad=processor.pad_id,
         )
         return processor.words(answer.cpu())
+
+    @torch.no_grad()
+    def embed_images(self, observations: Sequence[Observation]) -> np.ndarray:
+        """Frames as vectors float32[N, E] of length 1; near those of sentences that are true of them."""
+        visual = self.network.vision(self._move(self.processor.images(observations)))
+        return self._dual().images(visual).cpu().numpy()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Sentences as vectors float32[N, E] of length 1."""
+        self._dual()
+        ids, mask = self.processor.text(texts)
+        return self.network.meaning(ids.to(self.device), mask.to(self.device)).cpu().numpy()
+
+    def _dual(self) -> DualEncoder:
+        if self.network.dual is None:
+            raise ValueError("this checkpoint has no dual encoder: train one with vla train recipe=dual_encoder")
+        return self.network.dual
 
     def next_subtask(
         self, observations: Sequence[Observation], finished: Sequence[Sequence[str]], failed: Sequence[str] = ()

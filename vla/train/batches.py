@@ -29,6 +29,7 @@ PLAN_SHARE = 0.7  # of the questions in `wordy` batches, captions for the rest
 MADE_UP_SHARE = 0.7  # of the plans: joined from instructions of single steps, so that none is learnt by heart
 MOST_STEPS = 5  # of such an instruction
 ABSENT_SHARE = 0.35  # of the questions that point: at something that is not there
+FEWEST_FACTS = 3  # of a caption for the dual encoder; fewer are true of many frames
 ELSEWHERE = 50  # frames in which an answer that is not true of this one is looked for
 FAILED_SHARE = 0.15  # of the plans: the step that is due was tried in vain, and is to be tried again
 TYPES = {"short": {"point": 0.5, "yesno": 0.3, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
@@ -57,6 +58,8 @@ class Batch:
     worse_ids: Tensor | None = None  # the same questions with answers that are not true; where preference is taught
     worse_mask: Tensor | None = None
     worse_labels: Tensor | None = None
+    caption_ids: Tensor | None = None  # int[B, L], some of what is true of the frame; where a dual encoder is taught
+    caption_mask: Tensor | None = None  # bool[B, L], no word where nothing is known
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor, images as uint8."""
@@ -172,14 +175,15 @@ class Batches:
         given_share: float,
         still_weight: float = 1.0,
         worse: bool = False,
+        captions: bool = False,
     ) -> None:
         """Prepare.
 
         max_given_steps: d_max, the most leading steps that are shown, in `given_share` of the samples; still_weight:
         how often a frame is used after which nothing moves, against one of motion; worse: whether every question comes
-        with an answer that is not true as well.
+        with an answer that is not true as well; captions: whether every frame comes with a caption.
         """
-        self.worse = worse
+        self.worse, self.captions = worse, captions
         self.labels, self.frames, self.processor = labels, frames, processor
         self.tokenize = lru_cache(maxsize=1 << 16)(processor.tokenize)  # most texts come again and again
         self.batch_size, self.seed = batch_size, seed
@@ -212,8 +216,12 @@ class Batches:
         named_ids, named_at, named_box = self._named(index, rng)
         others = [self._untrue(i, question, rng) for i, question in zip(index, questions, strict=True)]
         worse = self._pack(others) if self.worse else (None, None, None)
+        captions = [self._caption(i, rng) for i in index] if self.captions else []
+        caption_ids, caption_mask = pad(captions, self.processor.pad_id) if captions else (None, None)
         return Batch(
             kind=kind,
+            caption_ids=caption_ids,
+            caption_mask=caption_mask,
             worse_ids=worse[0],
             worse_mask=worse[1],
             worse_labels=worse[2],
@@ -294,6 +302,15 @@ class Batches:
             if others := [answer for answer in possible if answer != right]:
                 return question | {"answer": others[rng.integers(len(others))]}
         return None
+
+    def _caption(self, index: int, rng: np.random.Generator) -> list[int]:
+        """Say some of what a caption says, in any order; no words where there is no caption."""
+        items = [item["answer"] for item in json.loads(self.labels.vqa[index]) if item["type"] == "caption"]
+        if not items:
+            return []
+        facts = items[0].split(", ")
+        count = int(rng.integers(min(FEWEST_FACTS, len(facts)), len(facts) + 1))
+        return self.tokenize(", ".join(facts[i] for i in rng.permutation(len(facts))[:count]))
 
     def _plan(self, index: int, rng: np.random.Generator) -> dict[str, str]:
         """Ask what is next, before or after the present subtask was declared finished."""

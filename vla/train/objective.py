@@ -45,7 +45,8 @@ def losses(
 ) -> dict[str, Tensor]:
     """Return the unweighted losses `action`, `completion`, `words` and `grounding` of a batch.
 
-    With a reference there is also `preference` for true answers, see `preference_loss`, which explains beta.
+    With a reference there is also `preference` for true answers, see `preference_loss`, which explains beta; with
+    a dual encoder `contrast` of frames and captions.
 
     sigma_bins, location_sigma: width of the soft labels in bins; augmentation: 0..1; state_noise: standard deviation
     that is added to the normalised state, so that the network looks instead of remembering.
@@ -79,6 +80,10 @@ def losses(
         "words": word_loss(network, outputs.question_hidden, batch.question_labels, location_sigma),
         "grounding": grounding_loss(named, batch.named_at, batch.named_box, grid) if grid else targets.new_zeros(()),
     }
+    if network.dual is not None and batch.caption_ids is not None and batch.caption_mask is not None:
+        known = batch.caption_mask.any(dim=1)
+        texts = network.meaning(batch.caption_ids[known], batch.caption_mask[known])
+        found["contrast"] = network.dual.loss(network.dual.images(outputs.visual[known]), texts)
     if reference is not None:
         assert batch.worse_ids is not None and batch.worse_mask is not None and batch.worse_labels is not None
         better = batch.question_ids, batch.question_mask, batch.question_labels

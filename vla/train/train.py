@@ -118,6 +118,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         config["given_share"],
         config["still_weight"],
         worse=reference is not None,
+        captions=network.dual is not None,
     )
     provenance = _provenance(config, dataset, network)
 
