@@ -45,6 +45,7 @@ def test_bench_alone_prints_every_bench() -> None:
         (["bench", "smi"], f"no bench 'smi', did you mean 'sim'?; possible: {', '.join(BENCHES)}"),
         (["bench", "seed=1"], f"Available options: {' '.join(BENCHES)}"),
         (["bench", "sim", "sed=1"], "no key 'sed', did you mean 'seed'?; possible: seed, out"),
+        (["bench", "policy", "calls=many"], "bench.calls=many: must be a whole number; the default is 100"),
         (["bench", "policy", "bench.cals=9"], "no key 'bench.cals', did you mean 'bench.calls'?"),
         (["bench", "policy", "bench.calls=many"], "bench.calls=many: must be a whole number; the default is 100"),
         (["bench", "sim", "fast"], "'fast' is not key=value"),

@@ -115,7 +115,7 @@ def benches() -> str:
     """Return the benches, one a line: each file's first line says what it measures."""
     files = sorted(resources.files("configs").joinpath("bench").iterdir(), key=lambda file: file.name)
     texts = {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
-    lines = [f"  {name:8} {text.splitlines()[0].lstrip('# ')}" for name, text in texts.items()]
+    lines = [f"  {name:10} {text.splitlines()[0].lstrip('# ')}" for name, text in texts.items()]
     return "\n".join(["usage: vla bench NAME [key=value ...]", "", *lines])
 
 
@@ -149,6 +149,8 @@ def of_the_bench(arguments: list[str]) -> list[str]:
     if not chosen:
         return arguments
     with initialize_config_module("configs", version_base="1.3"):
+        if any(_parsed(word).is_sweep_override() for word in chosen):
+            return arguments
         config = _composed("bench", chosen)
     own = set(config.bench) - set(config)
     return [f"bench.{argument}" if re.split(r"[.=]", argument)[0] in own else argument for argument in arguments]

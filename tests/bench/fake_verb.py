@@ -10,4 +10,5 @@ with (out / "ran").open("a") as notes:
     notes.write("once\n")
 if words.get("fail") == "true":
     sys.exit("it fails as it was told to")
-(out / "result.json").write_text(json.dumps({"said": words["say"]}))
+result = {"said": words["say"]} | ({"complete": False} if words.get("complete") == "false" else {})
+(out / "result.json").write_text(json.dumps(result))

@@ -1,6 +1,8 @@
 """Runs of a comparison are done once, again only where they were asked for otherwise, and pooled with intervals."""
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -23,16 +25,33 @@ def test_a_finished_step_is_not_done_again(tmp_path):
     assert ran(out) == 1
 
 
-def test_a_step_asked_for_otherwise_is_done_again(tmp_path):
-    step("train", tmp_path, ["say=hello"])
-    assert step("train", tmp_path, ["say=goodbye"]) == {"said": "goodbye"} and ran(tmp_path) == 2
+def test_a_step_begun_otherwise_or_on_other_data_is_not_taken_for_finished(tmp_path):
+    step("train", tmp_path, ["say=hello"], after={"hash": "a"})
+    for words, after in ((["say=goodbye"], {"hash": "a"}), (["say=hello"], {"hash": "b"})):
+        with pytest.raises(ValueError, match="was begun with other settings or on other data"):
+            step("train", tmp_path, words, after=after)
+    assert ran(tmp_path) == 1
 
 
 def test_a_step_that_fails_says_where_to_look_and_is_tried_again(tmp_path):
     with pytest.raises(RuntimeError, match=r"exit code 1.*log\.txt"):
         step("train", tmp_path, ["fail=true"])
     assert "as it was told to" in (tmp_path / "log.txt").read_text()
-    assert step("train", tmp_path, ["say=better"]) == {"said": "better"}
+    with pytest.raises(RuntimeError):
+        step("train", tmp_path, ["fail=true"])
+    assert ran(tmp_path) == 2
+
+
+def test_a_step_that_stopped_early_goes_on(tmp_path):
+    for times in (1, 2):
+        with pytest.raises(RuntimeError, match="stopped before its end"):
+            step("train", tmp_path, ["say=half", "complete=false"])
+        assert ran(tmp_path) == times
+
+
+@pytest.mark.parametrize("module", comparison.VERBS.values())
+def test_every_verb_runs_as_a_module(module):
+    assert 'if __name__ == "__main__":\n    main()' in Path(str(find_spec(module).origin)).read_text()
 
 
 def flown(successes, episodes):
@@ -57,12 +76,21 @@ def summary():
 
 
 def test_seeds_are_pooled_and_their_spread_is_shown(summary):
-    flow = summary["flow"]
-    assert flow["success_rate"] == 0.5 and flow["seeds"] == [0.25, 0.5, 0.75] and flow["blank_camera"] == 0.1
+    flow = summary["heads/flow"]
+    assert flow["success_rate"] == 0.5 and flow["seeds"] == [0.25, 0.5, 0.75]
+    assert flow["blank_camera"] == pytest.approx(0.1)
     assert 0.37 < flow["ci95"][0] < 0.39 and 0.61 < flow["ci95"][1] < 0.63  # Wilson, 30 of 60
     table = for_people(summary).splitlines()
-    assert table[2].startswith("| flow | 50 % (38-62) | 25, 50, 75 | 10 % | 12 | 95 | 1.20 M |")
-    assert table[3].startswith("| fast | 0 %") and json.dumps(summary)
+    assert table[2].startswith("| heads/flow | 50 % (38-62) | 25, 50, 75 | 10 % | 12 | 95 | 1.20 M |")
+    assert table[3].startswith("| heads/fast | 0 %") and json.dumps(summary)
+
+
+def test_runs_that_all_crashed_are_shown_as_such(tmp_path):
+    crashed = flown(0, 20) | {"success_rate": None, "ci95": None, "episodes": 0, "per_task": {}}
+    crashed["controls"] = {"blank_camera": None}
+    summary = pooled([line("heads/l1", 0, TRAINED, crashed)])
+    assert "crashed" in for_people(summary)
+    draw(summary, tmp_path / "comparison.png")
 
 
 def test_the_picture_is_drawn_where_matplotlib_is(summary, tmp_path):

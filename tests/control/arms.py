@@ -117,6 +117,7 @@ class Flight:
             clock=self.clock,
             logbook=self.logbook,
             instruction=instruction,
+            glimpses=parts.get("glimpses"),
         )
 
     def _trouble(self, name: str) -> Any:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vla.control.claim import ClaimedError, claim
+from vla.control.claim import ClaimedError, _folder, claim
 
 HOLD = """
 import sys, time
@@ -20,7 +20,10 @@ with claim(sys.argv[1]):
 
 @pytest.fixture
 def robot():
-    return f"/dev/ttyACM0 of test {os.getpid()}"
+    name = f"/dev/ttyACM0 of test {os.getpid()}"
+    yield name
+    for path in _folder().glob(f"vla-robot-*{os.getpid()}*.lock"):
+        path.unlink()
 
 
 @pytest.fixture
@@ -47,6 +50,14 @@ def test_a_commander_that_was_killed_keeps_nothing(commander, robot):
     commander.wait()
     with claim(robot):
         pass
+
+
+def test_a_port_has_one_claim_under_all_its_names(tmp_path, robot):
+    port, link = tmp_path / f"port {os.getpid()}", tmp_path / f"by-id {os.getpid()}"
+    port.touch()
+    link.symlink_to(port)
+    with claim(str(port)), pytest.raises(ClaimedError), claim(str(link)):
+        raise AssertionError("both command it")
 
 
 def test_who_is_done_lets_go(robot):

@@ -246,6 +246,16 @@ def test_a_robot_that_shows_nothing_is_not_engaged(tmp_path):
     assert not flight.arm.sent
 
 
+def test_a_camera_that_shows_the_world_upside_down_is_not_engaged(tmp_path):
+    glimpse = np.full((16, 24, 3), 127, np.uint8)
+    glimpse[8:] = 10  # as the arm's camera shows it
+    Flight(tmp_path / "right", glimpses={"front": glimpse}).run(0.5)
+    flight = Flight(tmp_path / "wrong", glimpses={"front": glimpse[::-1]})
+    with pytest.raises(StartError, match=r"camera front looks upside down .* say unlike_cameras=true"):
+        flight.run(5.0)
+    assert not flight.arm.sent
+
+
 def test_without_a_policy_the_arm_stays_where_it_is(tmp_path):
     flight = Flight(tmp_path, latency_s=100.0)
     summary = flight.run(3.0)

@@ -65,6 +65,23 @@ def test_all_files_are_on_the_disk_before_the_checkpoint_takes_its_name(saved, m
     assert done[first:] == ["rename", "rename", folder.parent.name]
 
 
+def test_the_old_checkpoint_comes_back_if_saving_ended_between_two_renames(saved):
+    policy, folder = saved
+    (folder / "README.md").write_text("card")
+    folder.rename(folder.with_name(".tiny.old"))
+    assert checkpoint.load(folder).embodiment == policy.embodiment
+    folder.rename(folder.with_name(".tiny.old"))
+    config = tiny_config(policy.processor.tokenizer)
+    checkpoint.save(folder, config, policy.network.state_dict(), policy.processor, {"steps": 4})
+    assert (folder / "README.md").read_text() == "card"
+
+
+def test_a_glimpse_that_is_no_picture_is_refused(saved):
+    (saved[1] / "glimpse-front.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"glimpse-front\.png is not a picture"):
+        checkpoint.load(saved[1])
+
+
 def test_glimpses_come_back_to_the_bit(tmp_path):
     policy = tiny_policy()
     glimpse = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)

@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from tests.model.tiny import embodiment, observation
+from tests.model.tiny import embodiment, observation, tiny_policy
 from tests.serve.gated import PATIENCE_S, GatedPolicy, Start
 from vla.control.listener import bind
 from vla.model.policy import VLAPolicy
@@ -246,6 +246,23 @@ def test_a_server_of_another_kind_is_refused(greeting: str | bytes, words: str) 
     with impostor(greeting=greeting) as url, pytest.raises(WrongAnswer) as wrong:
         RemotePolicy(url, **SLOW)
     assert words in str(wrong.value)
+
+
+def test_what_cameras_showed_in_training_comes_with_the_greeting(start: Start) -> None:
+    policy = tiny_policy()
+    policy.processor.glimpses["front"] = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    with RemotePolicy(start(policy).address, **SLOW) as client:
+        assert np.array_equal(client.glimpses["front"], policy.glimpses["front"])
+
+
+@pytest.mark.parametrize("told", [{"front": "a picture"}, {"rear": np.zeros((16, 16, 3), np.uint8)}, [1]])
+def test_glimpses_that_are_none_are_refused(start: Start, told: object) -> None:
+    greeting = unpack(hello(start)) | {"glimpses": told}
+    with (
+        impostor(greeting=pack(greeting)) as url,
+        pytest.raises(WrongAnswer, match="must be small pictures of"),
+    ):
+        RemotePolicy(url, **SLOW)
 
 
 def test_a_body_that_was_changed_on_the_way_is_refused(start: Start) -> None:

@@ -56,8 +56,19 @@ def test_what_cannot_be_done_is_said():
         prepare(tiny_policy().network, {"eyes": 0.0}, None)
     with pytest.raises(ValueError, match="nothing is left to train"):
         prepare(tiny_policy().network, dict.fromkeys(PARTS, 0.0), None)
-    with pytest.raises(ValueError, match="head is trained in full"):
+    with pytest.raises(ValueError, match="'head' has no adapters"):
         prepare(tiny_policy().network, {}, LORA | {"parts": ["head"]})
+    with pytest.raises(ValueError, match=r"'vision' has no adapters.*of a rate above 0"):
+        prepare(tiny_policy().network, {"vision": 0.0}, LORA)
+    with pytest.raises(ValueError, match=r"keys parts, rank and alpha, got \['parts', 'r'\]"):
+        prepare(tiny_policy().network, {}, {"parts": ["language"], "r": 4})
+
+
+def test_what_nothing_has_taught_yet_is_not_frozen(demonstrations, tmp_path):
+    with pytest.raises(ValueError, match=r"init=None: .* tensors of vision have no equal there"):
+        run(demonstrations, tmp_path, "rates.vision=0.0")
+    with pytest.raises(ValueError, match=r"tensors of language .* give a checkpoint of the same model"):
+        run(demonstrations, tmp_path, "rates.language=0.0", "init=nano")  # which is larger: its weights would be cut
 
 
 def test_adapters_start_as_nothing_train_few_weights_and_end_in_a_plain_network():

@@ -7,7 +7,7 @@ finished is not done again, and a run that was cut off goes on, so the same comm
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ except ImportError:  # the extra "plots"
 
 VERBS = {"collect": "vla.data.collect", "train": "vla.train.train", "eval": "vla.evaluate.evaluate"}
 ONLY = ("long_horizon.episodes=0", "held_out.episodes=0", "videos=0", "controls.which=[blank_camera]")
-MARK = "command.json"  # of a step, what it was asked for
+MARK = "asked.json"  # of a step: its words, and which results it builds on
+MEANS = ("chunk_latency_ms", "samples_per_s", "blank_camera")
+APART = 10_000  # between the scenes of two seeds, so that no two runs fly the same
 
 
 def measure(
@@ -46,41 +48,52 @@ def measure(
     if seeds < 1 or not recipes:
         raise ValueError(f"seeds={seeds}, recipes={list(recipes)}: at least one of each is needed")
     folder = Path(out).resolve()
-    step("collect", folder / "demonstrations", [*collect, f"seed={seed}"])
-    data = [f"dataset={folder / 'demonstrations' / 'dataset'}", f"frames={folder / 'frames'}"]
+    collected = step("collect", folder / "demonstrations", [*collect, f"seed={seed}"])
+    data = [f'dataset="{folder / "demonstrations" / "dataset"}"', f'frames="{folder / "frames"}"']
     rows = []
     with tqdm(list(product(range(seed, seed + seeds), recipes)), desc="designs", unit="run") as bar:
         for number, recipe in bar:
             bar.set_postfix_str(f"{recipe}, seed {number}")
             run = folder / recipe.replace("/", "-") / str(number)
-            trained = step("train", run / "train", [f"recipe={recipe}", *data, *train, f"seed={number}"])
-            flight = [f'checkpoint="{trained["checkpoint"]}"', *ONLY, *evaluate, f"seed={eval_seed}"]
-            rows.append(line(recipe, number, trained, step("eval", run / "eval", flight)))
+            words = [f"recipe={recipe}", *data, *train, f"seed={number}"]
+            trained = step("train", run / "train", words, after=collected)
+            words = [f'checkpoint="{trained["checkpoint"]}"', *ONLY, *evaluate]
+            words.append(f"seed={eval_seed + APART * (number - seed)}")
+            rows.append(line(recipe, number, trained, step("eval", run / "eval", words, after=trained)))
     summary = pooled(rows)
     (folder / "comparison.md").write_text(for_people(summary))
     return {"rows": rows, "summary": summary, "plot": draw(summary, folder / "comparison.png")}
 
 
-def step(name: str, out: Path, words: Sequence[str]) -> dict[str, Any]:
-    """Run a verb, unless it has finished with the same words before, and return its result."""
+def step(name: str, out: Path, words: Sequence[str], after: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Run a verb, unless it has finished with the same words before, and return its result.
+
+    after: the result of the step that it builds on. Raises ValueError where `out` was begun otherwise.
+    """
     mark, result = out / MARK, out / "result.json"
-    if mark.exists() and result.exists() and json.loads(mark.read_text()) == list(words):
+    asked = {"words": list(words), "after": None if after is None else dict(after)}
+    if mark.exists() and json.loads(mark.read_text()) != asked:
+        raise ValueError(f"{out} was begun with other settings or on other data; delete it or give another out=")
+    if mark.exists() and result.exists() and json.loads(result.read_text()).get("complete", True):
         return json.loads(result.read_text())
     result.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps(asked))
     with (out / "log.txt").open("a") as log:
         command = [sys.executable, "-m", VERBS[name], *words, f'out="{out}"']
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
     if code or not result.exists():
         raise RuntimeError(f"vla {name} ended with exit code {code}, see {out / 'log.txt'}; the same command goes on")
-    mark.write_text(json.dumps(list(words)))
-    return json.loads(result.read_text())
+    found = json.loads(result.read_text())
+    if not found.get("complete", True):
+        raise RuntimeError(f"vla {name} stopped before its end, see {out / 'log.txt'}; the same command goes on")
+    return found
 
 
 def line(recipe: str, seed: int, trained: dict[str, Any], flown: dict[str, Any]) -> dict[str, Any]:
     """Return what a run came to."""
     return {
-        "name": recipe.rpartition("/")[2],
+        "name": recipe,
         "seed": seed,
         "success_rate": flown["success_rate"],
         "ci95": flown["ci95"],
@@ -97,17 +110,19 @@ def line(recipe: str, seed: int, trained: dict[str, Any], flown: dict[str, Any])
 
 
 def pooled(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return success over all seeds of each design with its interval, beside the range of the seeds."""
+    """Return success over all seeds of each design with the interval of its episodes, beside that of each seed.
+
+    The interval knows nothing of how much trainings differ; the seeds show that.
+    """
     summary = {}
     for name in dict.fromkeys(row["name"] for row in rows):
         mine = [row for row in rows if row["name"] == name]
         rate = Rate(sum(row["successes"] for row in mine), sum(row["episodes"] for row in mine))
-        means = {key: sum(row[key] for row in mine) / len(mine) for key in ("chunk_latency_ms", "samples_per_s")}
+        means = {key: sum(row[key] or 0 for row in mine) / len(mine) for key in MEANS}
         summary[name] = {
             "success_rate": rate.value,
             "ci95": rate.ci95,
             "seeds": [row["success_rate"] for row in mine],
-            "blank_camera": max(row["blank_camera"] or 0.0 for row in mine),
             "parameters": mine[0]["parameters"],
             **means,
         }
@@ -119,7 +134,7 @@ def for_people(summary: dict[str, dict[str, Any]]) -> str:
     lines = ["| design | success | by seed | blank camera | chunk [ms] | samples/s | parameters |", "| --- " * 7 + "|"]
     for name, row in summary.items():
         low, high = row["ci95"] or (0.0, 1.0)
-        by_seed = ", ".join(f"{100 * one:.0f}" for one in row["seeds"])
+        by_seed = ", ".join("crashed" if one is None else f"{100 * one:.0f}" for one in row["seeds"])
         lines.append(
             f"| {name} | {100 * (row['success_rate'] or 0):.0f} % ({100 * low:.0f}-{100 * high:.0f}) | {by_seed} "
             f"| {100 * row['blank_camera']:.0f} % | {row['chunk_latency_ms']:.0f} | {row['samples_per_s']:.0f} "
@@ -135,12 +150,13 @@ def draw(summary: dict[str, dict[str, Any]], path: Path) -> str | None:
     figure = Figure(figsize=(7, 0.6 * len(summary) + 1.2), layout="constrained")
     axes = figure.subplots()
     for place, (name, row) in enumerate(reversed(summary.items())):
-        low, high = row["ci95"]
+        low, high = row["ci95"] or (0.0, 1.0)
+        seeds = [100 * one for one in row["seeds"] if one is not None]
         axes.plot(
             [100 * low, 100 * high], [place, place], color="#1f6f8b", linewidth=6, alpha=0.3, solid_capstyle="round"
         )
-        axes.plot(100 * row["success_rate"], place, "o", color="#1f6f8b", markersize=9)
-        axes.plot([100 * one for one in row["seeds"]], [place] * len(row["seeds"]), "|", color="#333333", markersize=11)
+        axes.plot(100 * (row["success_rate"] or 0), place, "o", color="#1f6f8b", markersize=9)
+        axes.plot(seeds, [place] * len(seeds), "|", color="#333333", markersize=11)
         axes.plot(100 * row["blank_camera"], place, "x", color="#b23a48", markersize=7)
         axes.annotate(
             f"{row['chunk_latency_ms']:.0f} ms",

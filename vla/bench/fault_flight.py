@@ -187,7 +187,7 @@ def fly(
             clock=injection.clock,
             logbook=logbook,
             instruction=words,
-            mistakes=getattr(injection.policy, "mistakes", None),
+            glimpses=getattr(injection.policy, "glimpses", {}),
         )
         witness.agenda = sorted(_agenda(row, at_s, for_s, loop, guard, robot, seconds), key=lambda entry: entry[0])
         try:

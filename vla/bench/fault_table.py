@@ -38,6 +38,7 @@ class Row:
     same_motion: bool = False  # to the last bit as without the fault
     planned: bool = False  # a planner steers
     checkpoint: bool = False  # the shipped checkpoint drives
+    because: str = ""  # what a refusal must say
     never: tuple[State, ...] = field(default=())  # states that must not be entered while it lasts
 
 
@@ -157,8 +158,26 @@ ROWS = (
     ),
     Row("disk stalls for 5 s", {5: (NORMAL, 0)}, "disk", "slow", phases=(START,), drops_frames=True, same_motion=True),
     # the shipped checkpoint at the wheel: the states only, it need not succeed
-    Row("camera mirrored", {inf: (REFUSED, 0)}, "camera.front", "wrong", "mirrored", phases=(START,), checkpoint=True),
-    Row("camera BGR", {inf: (REFUSED, 0)}, "camera.front", "wrong", "bgr", phases=(START,), checkpoint=True),
+    Row(
+        "camera mirrored",
+        {inf: (REFUSED, 0)},
+        "camera.front",
+        "wrong",
+        "mirrored",
+        phases=(START,),
+        checkpoint=True,
+        because="camera front looks mirrored",
+    ),
+    Row(
+        "camera BGR",
+        {inf: (REFUSED, 0)},
+        "camera.front",
+        "wrong",
+        "bgr",
+        phases=(START,),
+        checkpoint=True,
+        because="camera front looks BGR",
+    ),
     Row("checkpoint: camera removed", {1: (HOLD, 0.6)}, "camera", "off", phases=(REACH,), checkpoint=True),
     Row(
         "checkpoint: NaN in a chunk",

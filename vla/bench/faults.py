@@ -185,6 +185,7 @@ class Hangar:
         flight, at_s = self.fly(scenario)
         if scenario.expected == REFUSED:
             wrong = [] if flight.refused else ["it started"]
+            wrong += [] if scenario.row.because in flight.refused else [f"it was refused for {flight.refused!r}"]
             wrong += ["something moved"] if flight.moments else []
             return Verdict(REFUSED if flight.refused else "STARTED", None, tuple(wrong))
         reached, detect_s = _reached(flight, at_s, scenario)
@@ -254,7 +255,7 @@ def _state_errors(
     if detect_s is not None and detect_s > scenario.within_s + 1e-9:
         yield f"after {detect_s:.3f} s, within {scenario.within_s} s was asked for"
     calm = State.DEGRADED if row.checkpoint else State.NORMAL  # a chunk of a checkpoint may be refused at any time
-    if scenario.phase != START and not row.planned and states[0][1] > calm:
+    if scenario.phase != START and not row.planned and not State.NORMAL <= states[0][1] <= calm:
         yield f"was {states[0][1].name} before the fault"
     expected, last = State[scenario.expected], states[-1][1]
     over_s = at_s + scenario.for_s

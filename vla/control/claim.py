@@ -4,9 +4,11 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
+
+FOLDERS = (Path("/run/lock"), Path("/tmp"))
 
 
 class ClaimedError(RuntimeError):
@@ -19,8 +21,14 @@ def claim(robot: str) -> Iterator[None]:
 
     Raises ClaimedError, which names the other process, while that lives.
     """
-    path = Path(tempfile.gettempdir()) / f"vla-robot-{quote(robot, safe='')}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    real = os.path.realpath(robot) if os.path.exists(robot) else robot  # a port may have several names
+    path = _folder() / f"vla-robot-{quote(real, safe='')}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError as error:
+        raise ClaimedError(
+            f"robot {robot!r} cannot be claimed: {path} belongs to another user; let it go first"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -29,8 +37,13 @@ def claim(robot: str) -> Iterator[None]:
             raise ClaimedError(
                 f"robot {robot!r} is commanded by process {other} already; stop that first, or both pull at the arm"
             ) from None
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(PermissionError):  # the file is another user's; only the name for the message is lost
+            path.write_text(f"{os.getpid()}\n")
         yield
     finally:
         os.close(descriptor)
+
+
+def _folder() -> Path:
+    """Where all processes of this machine look; the folder for temporary files may differ between them."""
+    return next((folder for folder in FOLDERS if os.access(folder, os.W_OK)), Path(tempfile.gettempdir()))

@@ -51,8 +51,7 @@ def main(config: DictConfig) -> None:
         pacing=Pacing(**settings["pacing"]),
         control_hz=policy.embodiment.control_hz,
     )
-    name = settings["robot"]["claims"]
-    with claim(name) if name else nullcontext(), closing(instantiate(config.robot.connect)) as robot:
+    with claimed(settings["robot"]), closing(instantiate(config.robot.connect)) as robot:
         result = deploy(
             robot,
             policy,
@@ -63,6 +62,7 @@ def main(config: DictConfig) -> None:
             hz=settings["robot"]["hz"],
             latency_s=settings["latency_ms"] / 1000,
             faults=settings["faults"],
+            unlike_cameras=settings["unlike_cameras"],
             guard={"collides": collides, "hardware": settings["robot"]["hardware"], **settings["guard"]},
             steering=steering,
             page=partial(open_page, settings["web_host"], settings["web_port"]) if settings["web"] else None,
@@ -72,6 +72,15 @@ def main(config: DictConfig) -> None:
     print(f"{_verdict(result)}\n{path}")
     if result["ended"].startswith("signal"):
         raise KeyboardInterrupt
+
+
+def claimed(robot: Mapping[str, Any]) -> AbstractContextManager:
+    """Be the only commander of the robot of a config while this is entered; a real one must say what it is called."""
+    if robot.get("claims") is not None:
+        return claim(str(robot["claims"]))
+    if robot["hardware"]:
+        raise ValueError("robot.claims: give the serial number or port of this robot, which one process may command")
+    return nullcontext()
 
 
 def make_policy(config: DictConfig) -> Controller:
@@ -98,10 +107,12 @@ def deploy(
     page: Callable[[Cockpit, Embodiment], AbstractContextManager] | None = None,
     clock: Clock | None = None,
     faults: Sequence[Mapping[str, Any]] = (),
+    unlike_cameras: bool = False,
 ) -> dict[str, Any]:
     """Run the loop in real time and return what result.json documents.
 
     `guard` holds more arguments of the Guard; `faults` those of `Fault`s, which are refused where `guard.hardware` is.
+    `unlike_cameras` lets pictures pass that look mirrored, turned or blue for red beside those of training.
 
     Raises ContractError before anything moves if the policy was trained for another body.
     """
@@ -111,6 +122,10 @@ def deploy(
     check_contract(policy, body, strategy)
     executor, keeper = Executor(strategy, body), Guard(body, hz, **guard)
     logbook = Logbook(out, body, instruction, hz, disk=injection.disk)
+    if unlike_cameras:
+        logbook.event(
+            clock.now(), "unlike cameras", reason="pictures are not compared with those of training, as asked"
+        )
     inference = injection.inference(Threaded(policy, clock, latency_s))
     steering = steering or Verbatim()
     loop = Loop(
@@ -122,7 +137,7 @@ def deploy(
         clock=clock,
         logbook=logbook,
         instruction=instruction,
-        mistakes=getattr(policy, "mistakes", None),
+        glimpses={} if unlike_cameras else getattr(policy, "glimpses", {}),
     )
     cockpit = Cockpit(loop, keeper, steering, getattr(policy, "unknown_words", None), not guard.get("hardware", True))
     success = False

@@ -25,6 +25,7 @@ from vla.control.steering import Steering
 from vla.control.takeover import Takeover
 from vla.control.vigil import Vigil
 from vla.control.watchdogs import STATE_TICKS
+from vla.model.glimpses import unlike
 from vla.types import Observation
 
 START_S = 10.0  # that the robot may take for its first measurement and frames
@@ -82,13 +83,12 @@ class Loop:
         clock: Clock,
         logbook: Log,
         instruction: str,
-        mistakes: Callable[[Mapping[str, np.ndarray]], Mapping[str, str]] | None = None,
+        glimpses: Mapping[str, np.ndarray] | None = None,
     ):
-        """Take all parts; the rate is the guard's. `mistakes` says by camera what is wrong with the first frames."""
+        """Take all parts; the rate is the guard's. The first frames must not look like `glimpses` mirrored or so."""
         self._robot, self._guard, self._executor, self._inference = robot, guard, executor, inference
         self._steering, self._clock, self._logbook, self._instruction = steering, clock, logbook, instruction
-        self._mistakes = mistakes or (lambda images: {})
-        self._vigil, self._metronome = Vigil(guard), Metronome(clock, guard.hz)
+        self._vigil, self._metronome, self._glimpses = Vigil(guard), Metronome(clock, guard.hz), glimpses or {}
         self._sight, self._body = Sight(guard.embodiment), Proprioception(guard.embodiment, guard.hz)
         self._record_s = 1 / guard.embodiment.control_hz  # from one recorded frame to the next
         self._recorded_s = -np.inf
@@ -229,8 +229,8 @@ class Loop:
                 )
             self._clock.sleep_until(self._clock.now() + self._metronome.period_s)
         images = {name: frame.image for name, frame in self._frames().items()}
-        if wrong := "; ".join(f"camera {name} looks {what}" for name, what in self._mistakes(images).items()):
-            raise StartError(f"beside what the policy was trained on, {wrong}. Mount or configure it as it was then")
+        if wrong := unlike(images, self._glimpses):
+            raise StartError(f"beside training, {wrong}: mount or set it as it was then, or say unlike_cameras=true")
         self._began_s = self._clock.now()
         self._guard.engage(measurement.joints)
         self._executor.halt(self._began_s, measurement.joints)

@@ -1,5 +1,6 @@
 """All frames of a dataset, decoded once and resized, in memory maps: training reads pixels from the page cache."""
 
+import fcntl
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -60,27 +61,34 @@ class FrameCache:
 
 
 def _fill(dataset: EpisodeDataset, camera: str, size: tuple[int, int], folder: Path, workers: int) -> np.memmap:
-    """Decode what is missing of one camera and return its memory map."""
-    height, width = size
-    shape = (len(dataset), height, width, 3)
-    name = f"{dataset.hash}-{camera}-{height}x{width}"
-    path, marks = folder / f"{name}.npy", folder / f"{name}.parts"
+    """Return the memory map of one camera, decoded now or before, here or in another process."""
+    name = f"{dataset.hash}-{camera}-{size[0]}x{size[1]}"
+    path = folder / f"{name}.npy"
     if not path.exists():
-        parts = _parts(dataset, dataset.camera_key(camera))
-        marks.mkdir(parents=True, exist_ok=True)
-        partial = marks / "frames.npy"
-        if not partial.exists():
-            _reserve(partial, shape)
-        missing = [part for part in parts if not (marks / f"{part[0]}-{part[1]}").exists()]
-        jobs = [(dataset.root, camera, size, marks, part) for part in missing]
-        _run(jobs, workers, f"decode {camera} {height}x{width}", len(parts))
-        os.replace(partial, path)
-        flush(folder)
-        shutil.rmtree(marks)
-    frames = np.load(path, mmap_mode="r")
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of runs that share the folder, one decodes and the others wait
+            if not path.exists():
+                _decode(dataset, camera, size, path, workers)
+    frames, shape = np.load(path, mmap_mode="r"), (len(dataset), *size, 3)
     if frames.shape != shape:
         raise ValueError(f"{path} has shape {frames.shape}, expected {shape}: delete it")
     return frames
+
+
+def _decode(dataset: EpisodeDataset, camera: str, size: tuple[int, int], path: Path, workers: int) -> None:
+    """Decode part by part what is missing; the file takes its name when it is whole."""
+    parts, marks = _parts(dataset, dataset.camera_key(camera)), path.with_suffix(".parts")
+    marks.mkdir(exist_ok=True)
+    partial = marks / "frames.npy"
+    if not partial.exists():
+        _reserve(partial, (len(dataset), *size, 3))
+    missing = [part for part in parts if not (marks / f"{part[0]}-{part[1]}").exists()]
+    jobs = [(dataset.root, camera, size, marks, part) for part in missing]
+    _run(jobs, workers, f"decode {camera} {size[0]}x{size[1]}", len(parts))
+    os.replace(partial, path)
+    flush(path.parent)
+    shutil.rmtree(marks)
 
 
 def _open_for_random_reads(array: np.memmap) -> int:

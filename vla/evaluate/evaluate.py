@@ -144,3 +144,7 @@ def _compare(ours: list, theirs: list, checkpoint: str) -> dict[str, Any]:
     if of(theirs, "long_horizon"):
         row["paired_long_horizon"] = summary.paired_row(of(ours, "long_horizon"), of(theirs, "long_horizon"))
     return row
+
+
+if __name__ == "__main__":
+    main()

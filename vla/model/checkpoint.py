@@ -42,6 +42,7 @@ def save(
 
     config: the arguments of `Network`; weights: its state dict; dtype: floating weights are stored in it.
     """
+    _restore(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -68,7 +69,7 @@ def save(
             shutil.copy(kept, partial / kept.name)
     for path in (*sorted(partial.iterdir()), partial):
         flush(path)
-    old = folder.with_name(f".{folder.name}.old")
+    old = _old(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
@@ -80,6 +81,7 @@ def save(
 def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
     """Load a checkpoint strictly: a missing file, weight or statistic is an error that names it."""
     folder = Path(folder)
+    _restore(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} is not a checkpoint, it lacks {missing}; give a folder written by vla train")
@@ -126,10 +128,24 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         raise ValueError(f"{folder / name} is not valid JSON ({error}); restore it from a backup") from error
 
 
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _restore(folder: Path) -> None:
+    """Bring back the old checkpoint where saving the new one ended between two renames."""
+    if not folder.exists() and _old(folder).exists():
+        os.replace(_old(folder), folder)
+
+
 def _glimpses(folder: Path) -> Glimpses:
-    paths = sorted(folder.glob(f"{GLIMPSE}*.png"))
-    images = {path.stem.removeprefix(GLIMPSE): cv2.imread(str(path)) for path in paths}
-    return {camera: image[..., ::-1] for camera, image in images.items() if image is not None}
+    glimpses = {}
+    for path in sorted(folder.glob(f"{GLIMPSE}*.png")):
+        image = cv2.imread(str(path))
+        if image is None:
+            raise ValueError(f"{path} is not a picture; restore it from a backup")
+        glimpses[path.stem.removeprefix(GLIMPSE)] = image[..., ::-1]
+    return glimpses
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -6,8 +6,9 @@ If that fits clearly better, the mistake was made. A policy that sees a mirrored
 
 from collections.abc import Callable, Mapping
 
-import cv2
 import numpy as np
+
+from vla.data.video import resize
 
 ROWS = 16  # of a glimpse
 CLEARLY = 0.1  # correlation by which a picture must fit better with a mistake undone
@@ -31,7 +32,9 @@ def glimpses(gather: Callable[[str, np.ndarray], np.ndarray], cameras: list[str]
     made = {}
     for camera in cameras:
         numbers = np.random.default_rng(0).permutation(frames)[: 2 * SAMPLE]
-        small = np.stack([_shrink(image) for image in gather(camera, np.sort(numbers))])
+        images = gather(camera, np.sort(numbers))
+        size = ROWS, round(ROWS * images.shape[2] / images.shape[1])
+        small = np.stack([resize(image, size) for image in images])
         mean = small[::2].mean(axis=0).round().astype(np.uint8)
         if _tells(small[1::2], mean):
             made[camera] = mean
@@ -42,9 +45,14 @@ def mistakes(images: Mapping[str, np.ndarray], known: Glimpses) -> dict[str, str
     """Say of each camera whose picture uint8[H, W, 3] fits clearly better with a mistake undone, which mistake."""
     found = {}
     for camera, glimpse in known.items():
-        if camera in images and (what := _mistake(_shrink(images[camera]), glimpse)):
+        if camera in images and (what := _mistake(resize(images[camera], glimpse.shape[:2]), glimpse)):
             found[camera] = what
     return found
+
+
+def unlike(images: Mapping[str, np.ndarray], known: Glimpses) -> str:
+    """Say the same in words; empty where nothing is wrong."""
+    return ", ".join(f"camera {name} looks {what}" for name, what in mistakes(images, known).items())
 
 
 def _tells(small: np.ndarray, mean: np.ndarray) -> bool:
@@ -59,11 +67,6 @@ def _mistake(image: np.ndarray, glimpse: np.ndarray) -> str:
     fits = {what: _correlation(undo(image), glimpse) for what, undo in UNDO.items()}
     what = max(fits, key=lambda name: fits[name])
     return what if fits[what] > _correlation(image, glimpse) + CLEARLY else ""
-
-
-def _shrink(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    return cv2.resize(image, (round(width * ROWS / height), ROWS), interpolation=cv2.INTER_AREA)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -1,12 +1,13 @@
 """The vision-language-action policy: observations in, action chunks and words out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vla.model.dual import DualEncoder
+from vla.model.glimpses import Glimpses
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.prompts import plan_prompt
@@ -36,9 +37,10 @@ class VLAPolicy:
         """Refuse a body that differs from the one of training, naming each difference (ContractError)."""
         self.embodiment.refuse_other(embodiment)
 
-    def mistakes(self, images: Mapping[str, np.ndarray]) -> dict[str, str]:
-        """Say what is wrong with frames uint8[H, W, 3] that are mirrored, turned or blue for red, by camera."""
-        return self.processor.mistakes(images)
+    @property
+    def glimpses(self) -> Glimpses:
+        """What some of the cameras showed in training, very small."""
+        return self.processor.glimpses
 
     @torch.no_grad()
     def act(

@@ -1,6 +1,6 @@
 """Observations to model inputs and model outputs to action chunks: the processor that trains is the one that serves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vla.data.video import resize
 from vla.model.actions import ActionCodec
-from vla.model.glimpses import Glimpses, mistakes
+from vla.model.glimpses import Glimpses
 from vla.model.vocabulary import boxes_to_tokens, tokens_to_boxes
 from vla.types import ActionChunk, Embodiment, Observation
 
@@ -29,11 +29,6 @@ class Processor:
     tokenizer: PreTrainedTokenizerFast
     max_text_tokens: int
     glimpses: Glimpses = field(default_factory=dict)
-
-    def mistakes(self, images: Mapping[str, np.ndarray]) -> dict[str, str]:
-        """Say which cameras' frames uint8[H, W, 3] look mirrored, turned or blue for red beside those of training."""
-        seen = {name: resize(images[name], self.cameras[name]) for name in self.glimpses if name in images}
-        return mistakes(seen, self.glimpses)
 
     def images(self, observations: Sequence[Observation]) -> dict[str, Tensor]:
         """Frames of a batch, resized: uint8[B, H, W, 3] for each camera of the model."""

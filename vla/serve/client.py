@@ -48,6 +48,7 @@ class RemotePolicy:
         self._deadline_s, self._text_deadline_s, self._patience_s = deadline_s, text_deadline_s, patience_s
         self._embodiment: Embodiment | None = None
         self._policy: object = None  # which one it is, as the server says
+        self.glimpses: dict[str, np.ndarray] = {}  # what some of the cameras showed in training, see model/glimpses.py
         self._episodes = 0
         self._lock = threading.Lock()
         self._line = Line(
@@ -165,7 +166,7 @@ class RemotePolicy:
         """Take over what the first server says, and refuse another policy that comes back in its place."""
         embodiment, policy = _embodiment(metadata), metadata.get("policy")
         if self._embodiment is None:
-            self._embodiment, self._policy = embodiment, policy
+            self._embodiment, self._policy, self.glimpses = embodiment, policy, _glimpses(metadata, embodiment)
             return
         differences = self._embodiment.differences(embodiment)
         if policy != self._policy:
@@ -190,6 +191,18 @@ def _embodiment(metadata: dict[str, Any]) -> Embodiment:
     if body.hash() != metadata.get("embodiment_hash"):
         raise WrongAnswer("its embodiment does not have the hash that it says")
     return body
+
+
+def _glimpses(metadata: dict[str, Any], body: Embodiment) -> dict[str, np.ndarray]:
+    """Read what cameras showed in training; other servers than ours do not say."""
+    told = metadata.get("glimpses", {})
+    if not isinstance(told, dict) or not all(name in body.cameras and _is_picture(one) for name, one in told.items()):
+        raise WrongAnswer("its glimpses must be small pictures of its cameras, uint8[H, W, 3]")
+    return told
+
+
+def _is_picture(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
 
 
 def _message(observation: Observation, prompt: str) -> dict[str, Any]:

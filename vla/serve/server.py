@@ -141,6 +141,7 @@ class PolicyServer:
             "embodiment_hash": self._body.hash(),
             "policy": self._fingerprint,
             "modes": list(MODES),
+            "glimpses": self._worker.glimpses,
         }
 
     def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:

@@ -51,6 +51,11 @@ class Worker:
         self._turn = asyncio.Lock()  # first come, first served
         self._began_s: float | None = None
 
+    @property
+    def glimpses(self) -> dict[str, np.ndarray]:
+        """What some of the cameras showed in training, where the policy tells; uint8[H, W, 3] each."""
+        return {name: np.ascontiguousarray(one) for name, one in getattr(self.policy, "glimpses", {}).items()}
+
     async def warm_up(self) -> None:
         """Answer a made-up observation, which loads what is loaded on the first call, and note the action horizon."""
         observation = _blank(self.policy.embodiment)

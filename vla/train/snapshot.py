@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vla.data.schema import flush
 from vla.train.optimizer import Average
 
 NAME = "training_state"
@@ -32,11 +33,19 @@ def save_snapshot(
         partial / "state.safetensors",
     )
     (partial / "progress.json").write_text(json.dumps(progress))
+    for path in (*partial.iterdir(), partial):
+        flush(path)
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         os.replace(final, old)
     os.replace(partial, final)
+    flush(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def has_snapshot(folder: Path) -> bool:
+    """Say whether a run under `folder` has come as far as its first saved state."""
+    return (folder / NAME).exists() or (folder / f"{NAME}.old").exists()
 
 
 def load_snapshot(

@@ -35,19 +35,33 @@ def part_of(name: str) -> str:
 def prepare(network: Network, rates: Mapping[str, float], lora: Mapping[str, Any] | None) -> None:
     """Freeze the parts whose rate is 0 and give those named in `lora` adapters, which are trained instead of them.
 
-    lora: `parts` (of vision and language), `rank`, `alpha`, `dropout`; None for none. Raises ValueError for a part that
-    there is not, or where nothing is left to train.
+    lora: `parts` (of vision and language), `rank`, `alpha`; None for none. Raises ValueError for a part that there is
+    not, or where nothing is left to train.
     """
-    if unknown := [part for part in {*rates, *(lora or {}).get("parts", ())} if part not in PARTS]:
-        raise ValueError(f"there is no part {unknown}, possible: {', '.join(PARTS)}")
-    if lora:
+    if unknown := [part for part in rates if part not in PARTS]:
+        raise ValueError(f"rates: there is no part {unknown}, possible: {', '.join(PARTS)}")
+    if lora is not None:
+        if set(lora) != {"parts", "rank", "alpha"}:
+            raise ValueError(f"lora has the keys parts, rank and alpha, got {sorted(lora)}")
         for part in lora["parts"]:
-            _adapt(network, part, lora)
+            if part not in ("vision", "language") or rates.get(part) == 0:
+                raise ValueError(f"lora.parts: {part!r} has no adapters; possible: vision, language, of a rate above 0")
+            _adapt(network, part, lora["rank"], lora["alpha"])
     for name, parameter in network.named_parameters():
         if rates.get(part_of(name), 1.0) == 0:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"rates={dict(rates)}: nothing is left to train")
+
+
+def refuse_untaught(drawn: set[str], rates: Mapping[str, float], lora: Mapping[str, Any] | None, init: str) -> None:
+    """Raise ValueError where tensors named in `drawn`, which nothing has taught yet, would stay as they were drawn."""
+    still = {part for part in PARTS if rates.get(part) == 0} | set((lora or {}).get("parts", ()))
+    if names := sorted(name for name in drawn if part_of(name) in still):
+        raise ValueError(
+            f"init={init}: {len(names)} tensors of {', '.join(sorted(still))} have no equal there and would stay as "
+            f"they were drawn, such as {names[0]}; give a checkpoint of the same model, or train these parts in full"
+        )
 
 
 def keep_frozen_statistics(network: Network) -> None:
@@ -71,18 +85,15 @@ def merged(network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain.state_dict()
 
 
-def _adapt(network: Network, part: str, lora: Mapping[str, Any]) -> None:
+def _adapt(network: Network, part: str, rank: int, alpha: float) -> None:
     if LoraConfig is None or inject_adapter_in_model is None:
         raise ValueError('lora needs the package peft: pip install "vla-stack[hub]"')
-    if part not in ("vision", "language"):
-        raise ValueError(f"lora.parts: {part} is trained in full, possible: vision, language")
     module = network.language if part == "language" else network.vision.encoder
     words = network.embedding.weight  # and action ids: those of this world are new to any language model
     layers = [name for name, layer in module.named_modules() if _is_linear(layer) and layer.weight is not words]
-    settings = {"r": lora["rank"], "lora_alpha": lora["alpha"], "lora_dropout": lora.get("dropout", 0.0)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out")  # which peft sets right by itself
-        inject_adapter_in_model(LoraConfig(target_modules=layers, **settings), module)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), module)
     words.requires_grad_(True)
 
 

@@ -31,8 +31,8 @@ from vla.train.designs import designs
 from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
 from vla.train.shards import Shards
-from vla.train.snapshot import load_snapshot, save_snapshot
-from vla.train.stages import keep_frozen_statistics, merged, part_of, prepare
+from vla.train.snapshot import has_snapshot, load_snapshot, save_snapshot
+from vla.train.stages import keep_frozen_statistics, merged, part_of, prepare, refuse_untaught
 from vla.types import Embodiment
 
 LOG_EVERY = 20
@@ -95,11 +95,12 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         **designs(model, labels, processor.codec),
     }
     network = Network(**architecture).to(device).train()
-    if config["init"]:
-        _start_from(Path(config["init"]), network, processor)
-    reference = deepcopy(network).eval().requires_grad_(False) if config["preference"] else None
-    rates = config["rates"]
-    prepare(network, rates, config["lora"])
+    size = sum(parameter.numel() for parameter in network.parameters())
+    rates, lora, init = config["rates"], config["lora"], config["init"]
+    drawn = _start_from(Path(init), network, processor) if init else set(network.state_dict())
+    refuse_untaught(drawn, rates, lora, init)
+    reference = _reference(network, init) if config["preference"] else None
+    prepare(network, rates, lora)
     keep_frozen_statistics(network)
 
     # Optimizer, and the state of an earlier leg.
@@ -120,7 +121,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         worse=reference is not None,
         captions=network.dual is not None,
     )
-    provenance = _provenance(config, dataset, network)
+    provenance = _provenance(config, dataset, size)
 
     def save(step: int, loss: float | None, seconds: float) -> None:
         progress = {"step": step, "seconds": seconds, "loss": loss}
@@ -188,7 +189,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         "samples_per_s": (last - start) * batch_size / seconds if last > start else 0.0,
         "loss": loss_value,
         "losses": smooth,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": size,
         "train_seconds": done["seconds"] + seconds,
         "data_seconds": data_s,
         "checkpoint": out / "checkpoints" / "last",
@@ -211,10 +212,17 @@ def _demonstrations(config: dict[str, Any], out: Path) -> Path:
     return folder / "dataset"
 
 
-def _start_from(folder: Path, network: Network, processor: Processor) -> None:
+def _reference(network: Network, init: str | None) -> Network:
+    """Return a copy to prefer against; the network itself must go on as it stands, batch statistics included."""
+    if init is None:
+        raise ValueError("preference=true: give init=, a checkpoint whose answers are to become better")
+    return deepcopy(network.eval()).requires_grad_(False)
+
+
+def _start_from(folder: Path, network: Network, processor: Processor) -> set[str]:
     """Take over what fits: words by spelling, tensors by name, of wider ones the first rows and columns.
 
-    folder: a checkpoint, or the name of one that ships.
+    folder: a checkpoint, or the name of one that ships. Returns the names of what was left as drawn, or cut.
     """
     other = checkpoint.load(folder if folder.exists() else checkpoint.DEFAULT.parent / folder)
     weights, fresh = other.network.state_dict(), network.state_dict()
@@ -222,9 +230,11 @@ def _start_from(folder: Path, network: Network, processor: Processor) -> None:
     if known != wanted:
         shared = [word for word in wanted if word in known]
         old, new = (torch.tensor([ids[word] for word in shared]) for ids in (known, wanted))
-        for name, tensor in weights.items():
-            if tensor.shape[0:1] == (len(known),):
-                weights[name] = fresh[name].cpu().index_copy(0, new, tensor[old].to(fresh[name].dtype))
+        for name in list(weights):
+            if weights[name].shape[0:1] == (len(known),) and name in fresh:
+                rows, start = _cut(weights.pop(name)[old], fresh[name][new]), fresh[name].cpu()
+                if rows is not None:
+                    weights[name] = start.index_copy(0, new, rows.to(start.dtype))
         print(f"{folder} knows {len(shared)} of {len(wanted)} tokens, the others start at random")
     if other.processor.codec.to_dict() != processor.codec.to_dict():
         print(f"{folder} has other action ranges than this dataset: its bins are fitted to the new ones in training")
@@ -232,6 +242,7 @@ def _start_from(folder: Path, network: Network, processor: Processor) -> None:
     if left := sorted(fresh.keys() - fitting.keys()):
         print(f"{len(left)} of {len(fresh)} tensors have no equal in {folder} and start at random: {', '.join(left)}")
     network.load_state_dict(fresh | fitting)
+    return {name for name in fresh if name not in fitting or weights[name].shape != fresh[name].shape}
 
 
 def _cut(weight: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
@@ -245,16 +256,16 @@ def _keep_settings(out: Path, config: dict[str, Any]) -> None:
     """Write the settings of a new run; refuse to resume one that was begun with others."""
     path = out / "settings.json"
     fixed = {key: value for key, value in config.items() if key not in MAY_CHANGE}
-    if path.exists():
+    if path.exists() and has_snapshot(out):
         before = json.loads(path.read_text())
-        changed = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in fixed.items() if before.get(k) != v]
+        changed = [f"{k}: {before[k]!r} before, {v!r} now" for k, v in fixed.items() if k in before and before[k] != v]
         if changed:
             raise ValueError(f"{out} holds a run with other settings, choose another out=: " + "; ".join(changed))
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(fixed, indent=1))
 
 
-def _provenance(config: dict[str, Any], dataset: EpisodeDataset, network: Network) -> dict[str, Any]:
+def _provenance(config: dict[str, Any], dataset: EpisodeDataset, parameters: int) -> dict[str, Any]:
     """What made this checkpoint."""
     git = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).resolve().parent, check=False
@@ -266,7 +277,7 @@ def _provenance(config: dict[str, Any], dataset: EpisodeDataset, network: Networ
             key: value for key, value in config.items() if key not in ("out", "dataset", "frames", "provenance_note")
         },
         "seed": config["seed"],
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": parameters,
         "torch": torch.__version__,
         "note": config["provenance_note"],
     }

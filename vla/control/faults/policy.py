@@ -52,10 +52,10 @@ class FaultyPolicy:
         elif differences := told.differences(body):
             raise ContractError("the policy was trained for another body:\n  " + "\n  ".join(differences))
 
-    def mistakes(self, images: Mapping[str, np.ndarray]) -> Mapping[str, str]:
-        """Say what the policy says, if it does."""
-        mistakes = getattr(self._policy, "mistakes", None)
-        return mistakes(images) if mistakes else {}
+    @property
+    def glimpses(self) -> Mapping[str, np.ndarray]:
+        """What the policy saw in training, if it tells."""
+        return getattr(self._policy, "glimpses", {})
 
     def _act(self, observations: Sequence[Observation], *given: Any, **more: Any) -> list[ActionChunk]:
         fault = self._faults.of("server")
