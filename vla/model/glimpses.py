@@ -41,7 +41,7 @@ def glimpses(gather: Callable[[str, np.ndarray], np.ndarray], cameras: list[str]
     return made
 
 
-def mistakes(images: Mapping[str, np.ndarray], known: Glimpses) -> dict[str, str]:
+def mistakes(images: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Say of each camera whose picture uint8[H, W, 3] fits clearly better with a mistake undone, which mistake."""
     found = {}
     for camera, glimpse in known.items():
@@ -50,7 +50,7 @@ def mistakes(images: Mapping[str, np.ndarray], known: Glimpses) -> dict[str, str
     return found
 
 
-def unlike(images: Mapping[str, np.ndarray], known: Glimpses) -> str:
+def unlike(images: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> str:
     """Say the same in words; empty where nothing is wrong."""
     return ", ".join(f"camera {name} looks {what}" for name, what in mistakes(images, known).items())
 

@@ -85,7 +85,7 @@ def merged(network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain.state_dict()
 
 
-def _adapt(network: Network, part: str, rank: int, alpha: float) -> None:
+def _adapt(network: Network, part: str, rank: int, alpha: int) -> None:
     if LoraConfig is None or inject_adapter_in_model is None:
         raise ValueError('lora needs the package peft: pip install "vla-stack[hub]"')
     module = network.language if part == "language" else network.vision.encoder
