@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,14 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
             yield from targets(value)
 
 
-def places_of(group: str) -> list[tuple[str, str]]:
-    """Return (verb, override key) wherever a verb's defaults choose a file of this group."""
+@cache
+def choices_of_all() -> list[tuple[str, str]]:
+    """Return (verb, override key) wherever a verb's defaults choose a file."""
     places = []
     with initialize_config_module("configs", version_base="1.3"):
         for root in ROOTS:
             config = compose(root, overrides=NEEDED.get(root, []), return_hydra_config=True)
-            keys = [key for key in config.hydra.runtime.choices if key.partition("@")[0] == group]
-            places += [(root, key) for key in keys]
+            places += [(root, key) for key in config.hydra.runtime.choices]
     return places
 
 
@@ -74,7 +75,7 @@ def test_root_composes_with_seed_and_out(root: str) -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_choice_composes_under_a_verb_that_has_its_group(choice: str) -> None:
     group, _, name = choice.partition("/")  # a choice may lie deeper: recipe=heads/flow
-    places = places_of(group)
+    places = [(root, key) for root, key in choices_of_all() if key.partition("@")[0] == group]
     assert places, f"no verb chooses from the group {group}"
     for root, key in places:
         check_targets(composed(root, f"{key}={name}"))

@@ -20,6 +20,7 @@ from vla.control.loop import Loop
 from vla.control.steering import Verbatim
 from vla.control.strategy import Overlap, RealTime, Sequential
 from vla.model.checkpoint import load
+from vla.model.glimpses import UNDO, mistakes
 from vla.types import ContractError, Embodiment, Observation
 
 SIZE = {"front": (128, 256), "wrist": (128, 128)}
@@ -102,6 +103,15 @@ def test_given_steps_come_back_as_they_were(policy):
     (chunk,) = policy.act([seen], given=given, given_steps=2)
     np.testing.assert_allclose(chunk.actions[:2], given[0], atol=1e-5)
     assert np.abs(chunk.actions[2:] - free.actions[2:]).max() > 1e-4  # it continues them
+
+
+def test_the_shipped_policy_knows_its_front_camera(policy):
+    env = gymnasium.make("envs:tabletop/Pick-v0", image_size=SIZE, randomize=False)
+    image = env.reset(seed=SEED)[0]["pixels"]["front"]
+    env.close()
+    assert not mistakes({"front": image}, policy.glimpses)
+    for what, undo in UNDO.items():
+        assert mistakes({"front": np.ascontiguousarray(undo(image))}, policy.glimpses) == {"front": what}
 
 
 def test_another_body_is_refused_before_anything_moves(policy):

@@ -28,7 +28,7 @@ def test_the_expert_succeeds_within_eight_seconds(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_expert_succeeds_in_98_of_100_scenes(kind, record_testsuite_property):
+def test_the_expert_succeeds_in_98_of_100_scenes(kind, record_property):
     env, successes = TabletopEnv(kinds=[kind], cameras=()), 0
     for seed in range(5000, 5200):
         env.reset(seed=seed)
@@ -38,7 +38,7 @@ def test_the_expert_succeeds_in_98_of_100_scenes(kind, record_testsuite_property
             print(seed, error)
         else:
             successes += 1
-    record_testsuite_property(f"{kind}: successes of 200", successes)
+    record_property(f"{kind}: successes of 200", successes)
     assert successes >= 196
 
 

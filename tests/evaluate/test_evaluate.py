@@ -49,7 +49,7 @@ def test_in_real_time_the_loop_stands_in_result_report_and_records(tmp_path, mon
         f"+{trial}",
         "realtime.collides=null",
     ]
-    words += [f"out={tmp_path}", "latency_repeats=3", "~tasks", TASKS, *WORDS]
+    words += [f"out={tmp_path}", "latency_repeats=3", "~tasks", TASKS, *WORDS, "workers=1"]
     monkeypatch.setattr(sys, "argv", ["vla eval", *words])
     evaluate.main()
     result = json.loads((tmp_path / "result.json").read_text())

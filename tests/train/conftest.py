@@ -1,5 +1,7 @@
 """A few real demonstrations, and a recipe small enough to train in seconds."""
 
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,9 +37,14 @@ def run(dataset: EpisodeDataset, out: Path, *overrides: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def demonstrations(tmp_path_factory):
-    """Four episodes of the tabletop, two of them long-horizon."""
-    out = tmp_path_factory.mktemp("demonstrations")
+    """Four episodes of the tabletop, two of them long-horizon; one process of pytest collects them for all."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    out = base / "demonstrations"
     mix = "mix={pick: 1, place: 0, stack: 0, push: 0, open: 0, close: 0, press: 0, long: 1}"
     command = [sys.executable, "-m", "vla.data.collect", "episodes=4", "noise=0", mix, "workers=1", f"out={out}"]
-    subprocess.run(command, check=True, capture_output=True)
+    with (base / "demonstrations.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "result.json").exists():
+            subprocess.run(command, check=True, capture_output=True)
     return EpisodeDataset(out / "dataset")

@@ -77,7 +77,7 @@ def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demo
     "recipe, overrides",
     [
         ("heads/flow", ["model.head.expert.n_inner=32"]),
-        ("dual_encoder", ["init=null", "batch_size=16", "shards=2"]),
+        ("dual_encoder", ["init=null", "batch_size=16"]),
         pytest.param("fusion/cross_attention", [], marks=pytest.mark.slow),
         pytest.param("heads/fast", ["model.head.vocabulary=400"], marks=pytest.mark.slow),
         pytest.param("heads/autoregressive", [], marks=pytest.mark.slow),

@@ -59,7 +59,7 @@ class VLAPolicy:
         batch = len(observations)
         values = torch.zeros(batch, processor.codec.action_horizon, processor.codec.action_dim)
         if given is not None:
-            values = processor.codec.encode(self._whole(torch.from_numpy(np.asarray(given, np.float32))), state)
+            values = processor.codec.encode(self._whole(torch.from_numpy(np.array(given, np.float32))), state)
         ids, mask = processor.text([o.instruction for o in observations])
         decision = self.network.act(
             self._move(processor.images(observations)),
