@@ -61,6 +61,13 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(trained, demon
     assert first == second
 
 
+def test_a_finished_run_is_not_trained_again_and_says_the_same(trained, demonstrations):
+    out, result = trained
+    again = run(demonstrations, out, *TWO_CORES)
+    assert again["steps"] == 24 and again["loss"] == result["loss"]
+    assert again["samples_per_s"] == pytest.approx(24 * 8 / again["train_seconds"]) and again["samples_per_s"] > 0
+
+
 def test_other_settings_do_not_continue_a_run(trained, demonstrations):
     out, _ = trained
     with pytest.raises(ValueError, match="steps: 24 before, 25 now"):

@@ -182,15 +182,18 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     log.close()
     last = step + 1 if start < steps else start
     seconds = time.monotonic() - loop_s
+    taken, took_s = (
+        (last - start, seconds) if last > start else (last, done["seconds"])
+    )  # in all, where nothing is left
     return {
         "steps": last,
         "complete": last >= steps,
         "samples": last * batch_size,
-        "samples_per_s": (last - start) * batch_size / seconds if last > start else 0.0,
+        "samples_per_s": taken * batch_size / took_s if took_s else 0.0,
         "loss": loss_value,
         "losses": smooth,
         "parameters": size,
-        "train_seconds": done["seconds"] + seconds,
+        "train_seconds": done["seconds"] + seconds * (last > start),
         "data_seconds": data_s,
         "checkpoint": out / "checkpoints" / "last",
     }
