@@ -140,17 +140,19 @@ def lines_chart(name: str, target: np.ndarray, measured: np.ndarray, *, low: flo
 
 def boxed_image(image: np.ndarray, boxes: Sequence[tuple[str, Sequence[int], str, bool]], *, side: int) -> Markup:
     """Show an image with boxes over it: (label, [x0, y0, x1, y1] in 1/1024 of the image, CSS colour, solid line)."""
-    parts = ['<svg viewBox="0 0 1024 1024" width="100%" style="border-radius:12px;display:block" role="img">']
-    parts.append(f'<image href="{image_uri(image, side=side)}" width="1024" height="1024" preserveAspectRatio="none"/>')
+    stretch = image.shape[0] / image.shape[1]  # of what is down the image, against what is across
+    height = round(1024 * stretch)
+    parts = [f'<svg viewBox="0 0 1024 {height}" width="100%" style="border-radius:12px;display:block" role="img">']
+    parts.append(f'<image href="{image_uri(image, side=side)}" width="1024" height="{height}"/>')
     for label, (x0, y0, x1, y1), colour, solid in boxes:
-        dashes = "" if solid else ' stroke-dasharray="18 14"'
+        dashes, top = "" if solid else ' stroke-dasharray="18 14"', round(y0 * stretch)
         parts.append(
-            f'<rect x="{x0}" y="{y0}" width="{max(x1 - x0, 6)}" height="{max(y1 - y0, 6)}" fill="none" '
-            f'stroke="{colour}" stroke-width="7" rx="8"{dashes}/>'
+            f'<rect x="{x0}" y="{top}" width="{max(x1 - x0, 6)}" height="{max(round((y1 - y0) * stretch), 6)}" '
+            f'fill="none" stroke="{colour}" stroke-width="7" rx="8"{dashes}/>'
         )
         # The label keeps a dark rim, so that it is legible on any ground.
         parts.append(
-            f'<text x="{min(x0, 700)}" y="{max(y0 - 14, 34)}" style="font-size:38px;font-weight:600;fill:{colour};'
+            f'<text x="{min(x0, 700)}" y="{max(top - 14, 34)}" style="font-size:38px;font-weight:600;fill:{colour};'
             f'paint-order:stroke;stroke:#0b1020;stroke-width:8px">{escape(label)}</text>'
         )
     return Markup("".join(parts) + "</svg>")

@@ -85,5 +85,12 @@ def test_boxes_lie_over_the_image():
     assert 'x="100" y="200" width="200" height="200"' in drawn and "stroke-dasharray" in drawn
 
 
+def test_a_wide_image_is_not_squeezed_and_its_boxes_follow():
+    wide = np.full((32, 64, 3), 60, np.uint8)
+    drawn = boxed_image(wide, [("cube", (100, 200, 300, 400), "#fff", True)], side=64)
+    assert 'viewBox="0 0 1024 512"' in drawn and 'width="1024" height="512"' in drawn
+    assert 'x="100" y="100" width="200" height="100"' in drawn
+
+
 def test_shares_are_written_as_percentages():
     assert percent(0.125, 1) == "12.5 %" and percent(None) == "–" and interval([0.5, 1.0]) == "50–100 %"

@@ -255,7 +255,15 @@ def test_what_cameras_showed_in_training_comes_with_the_greeting(start: Start) -
         assert np.array_equal(client.glimpses["front"], policy.glimpses["front"])
 
 
-@pytest.mark.parametrize("told", [{"front": "a picture"}, {"rear": np.zeros((16, 16, 3), np.uint8)}, [1]])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"front": "a picture"},
+        {"front": np.zeros((0, 9, 3), np.uint8)},
+        {"rear": np.zeros((16, 16, 3), np.uint8)},
+        [1],
+    ],
+)
 def test_glimpses_that_are_none_are_refused(start: Start, told: object) -> None:
     greeting = unpack(hello(start)) | {"glimpses": told}
     with (

@@ -17,6 +17,7 @@ from vla.serve.line import Line
 from vla.types import ActionChunk, ContractError, Embodiment, Observation
 
 TOKEN_VARIABLE = "VLA_TOKEN"
+GLIMPSE_PIXELS = 256  # the longest side that is believed
 
 
 class RemotePolicy:
@@ -202,7 +203,9 @@ def _glimpses(metadata: dict[str, Any], body: Embodiment) -> dict[str, np.ndarra
 
 
 def _is_picture(value: object) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
+        return False
+    return 0 < min(value.shape[:2]) and max(value.shape[:2]) <= GLIMPSE_PIXELS
 
 
 def _message(observation: Observation, prompt: str) -> dict[str, Any]:
