@@ -205,7 +205,7 @@ def _glimpses(metadata: dict[str, Any], body: Embodiment) -> dict[str, np.ndarra
 def _is_picture(value: object) -> bool:
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
         return False
-    return 0 < min(value.shape[:2]) and max(value.shape[:2]) <= GLIMPSE_PIXELS
+    return min(value.shape[:2]) > 0 and max(value.shape[:2]) <= GLIMPSE_PIXELS
 
 
 def _message(observation: Observation, prompt: str) -> dict[str, Any]:
