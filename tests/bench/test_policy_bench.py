@@ -37,7 +37,12 @@ class SlowPolicy:
         self.seen += observations
         self.layer(torch.zeros(1, 64))
         time.sleep(0.025)
+        self.acted = observations[0]
         return [ActionChunk(np.zeros((16, 2), np.float32), 0.01, observations[0].time_s)]
+
+    def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int) -> list[str]:
+        time.sleep(0.002 if observations[0] is self.acted else 0.006)
+        return ["yes"]
 
 
 @pytest.fixture
@@ -61,6 +66,11 @@ def test_latency_delay_and_safe_rate_follow_from_the_time_that_a_chunk_takes(pol
     assert result["parameters"] == 64 * 32
     assert result["flops_per_chunk"] == 2 * 64 * 32
     assert result["limit_ms"] < p50_ms
+
+
+def test_questions_about_the_frame_of_the_chunk_are_told_from_those_about_another(policy: SlowPolicy) -> None:
+    asked = measure()["question_ms"]
+    assert 2 <= asked["same_frame"]["p50"] < 6 <= asked["another_frame"]["p50"]
 
 
 def test_observations_fit_the_embodiment_and_follow_the_seed(policy: SlowPolicy) -> None:

@@ -1,4 +1,4 @@
-"""Every recipe of a head, a connector or a fusion builds a policy that acts, and `vla train` trains it."""
+"""Every recipe of an encoder, a head, a connector or a fusion builds a policy that acts, and `vla train` trains it."""
 
 import json
 
@@ -21,7 +21,8 @@ from vla.types import Embodiment, Observation
 PATHS = (path for path in CONFIGS.glob("recipe/*/*") if path.parent.name != "stages")
 RECIPES = sorted(path.relative_to(CONFIGS / "recipe").with_suffix("").as_posix() for path in PATHS)
 KINDS = {
-    "connectors": {"linear", "mlp", "pixel_shuffle", "qformer", "perceiver", "tiling"},
+    "encoders": {"fused"},
+    "connectors": {"linear", "mlp", "pixel_shuffle", "qformer", "instructed_qformer", "perceiver", "tiling", "pruned"},
     "fusion": {"prefix", "cross_attention", "early_fusion"},
     "heads": {"parallel", "autoregressive", "fast", "l1", "flow", "diffusion"},
 }
@@ -52,7 +53,7 @@ def labels(demonstrations):
 def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demonstrations):
     model, plain = model_of(recipe), model_of("tabletop_cpu")
     changed = {key for key in model if model[key] != plain.get(key)}
-    assert changed & {"connector", "tiling", "fusion", "head"} and "action_horizon" not in changed
+    assert changed & {"vision", "connector", "tiling", "fusion", "head", "keep"} and "action_horizon" not in changed
     embodiment = Embodiment.from_dict(demonstrations.info["vla"]["embodiment"])
     cameras = {name: tuple(size) for name, size in model["cameras"].items()}
     tokenizer = build_tokenizer(labels.texts())
@@ -78,6 +79,8 @@ def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demo
     [
         ("heads/flow", ["model.head.expert.n_inner=32"]),
         ("dual_encoder", ["init=null", "batch_size=16"]),
+        pytest.param("connectors/instructed_qformer", ["+model.keep=20"], marks=pytest.mark.slow),
+        pytest.param("connectors/pruned", ["model.keep=6"], marks=pytest.mark.slow),
         pytest.param("fusion/cross_attention", [], marks=pytest.mark.slow),
         pytest.param("heads/fast", ["model.head.vocabulary=400"], marks=pytest.mark.slow),
         pytest.param("heads/autoregressive", [], marks=pytest.mark.slow),

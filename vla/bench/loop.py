@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +175,11 @@ def _thinking(policy: Any, seed: int) -> Iterator[None]:
     enough = threading.Event()
 
     def think() -> None:
-        while not enough.is_set():
-            policy.act([observation])
+        for turn in count():
+            if enough.is_set():
+                return
+            rolled = {name: np.roll(image, turn, axis=1) for name, image in images.items()}  # no frame comes twice
+            policy.act([replace(observation, images=rolled)])
 
     thread = threading.Thread(target=think, name="policy", daemon=True)
     thread.start()

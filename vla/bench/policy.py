@@ -18,7 +18,8 @@ def measure(*, seed: int, checkpoint: str | None, device: str, calls: int, threa
 
     `delay_ticks` is how many control steps pass between a frame and its chunk in 95 % of the cases. `safe_control_hz`
     is the highest control rate at which that delay still leaves half of the chunk to execute. The limit is the time of
-    the same floating-point operations at the rate of a large matrix product measured in this run.
+    the same floating-point operations at the rate of a large matrix product measured in this run. `question_ms` is how
+    long the first word of an answer takes, about another frame than that of the chunk before, and about the same one.
     """
     if calls < 20:
         raise ValueError(f"calls={calls} is too few for a 95th percentile; give at least 20")
@@ -31,9 +32,14 @@ def measure(*, seed: int, checkpoint: str | None, device: str, calls: int, threa
         chunk = policy.act(observations[:1])[0]
     latency_s = _latencies(policy, observations, calls)
     p50, p95 = np.percentile(latency_s, [50, 95])
+    asked_s = _question_latencies(policy, observations, calls)
     matmul = _matmul_flops_per_s(device)
     return {
         "chunk_latency_ms": {"p50": p50 * 1e3, "p95": p95 * 1e3},
+        "question_ms": {
+            which: dict(zip(("p50", "p95"), np.percentile(seconds, [50, 95]) * 1e3, strict=True))
+            for which, seconds in asked_s.items()
+        },
         "safe_control_hz": len(chunk.actions) / 2 / p95,
         "delay_ticks": math.ceil(p95 / chunk.dt_s),
         "control_hz": policy.embodiment.control_hz,
@@ -68,6 +74,19 @@ def _latencies(policy: Policy, observations: list[Observation], calls: int) -> n
         start = time.perf_counter()
         policy.act([observations[call % len(observations)]])
         seconds[call] = time.perf_counter() - start
+    return seconds
+
+
+def _question_latencies(policy: Policy, observations: list[Observation], calls: int) -> dict[str, np.ndarray]:
+    """Return float64[calls] for each kind of frame, seconds of the first word of an answer."""
+    seconds = {"another_frame": np.empty(calls), "same_frame": np.empty(calls)}
+    for call in trange(calls, desc="ask", unit="question", leave=False):
+        present, other = (observations[(call + ahead) % len(observations)] for ahead in (0, len(observations) // 2))
+        policy.act([present])
+        for name, observation in (("same_frame", present), ("another_frame", other)):
+            start = time.perf_counter()
+            policy.generate([observation], ["is there a red cube"], 1)
+            seconds[name][call] = time.perf_counter() - start
     return seconds
 
 

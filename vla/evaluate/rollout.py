@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,9 +189,11 @@ def run(
 
 
 def single_latencies_s(policy: PlanningPolicy, observation: Observation, *, repeats: int) -> list[float]:
-    """Time `repeats` chunks, one observation at a time, after three to warm up."""
+    """Time `repeats` chunks, one observation at a time and none like the one before, after three to warm up."""
     latencies = []
     for repeat in range(repeats + 3):
+        images = {name: np.roll(image, repeat, axis=1) for name, image in observation.images.items()}
+        observation = replace(observation, images=images)
         start = time.perf_counter()
         policy.act([observation])
         if repeat >= 3:

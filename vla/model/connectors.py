@@ -6,9 +6,10 @@
 | mlp           | as many as features                       | LLaVA-1.5, Liu et al. 2023, arXiv:2310.03744       |
 | pixel_shuffle | features / factor^2                       | InternVL 1.5, Chen et al. 2024, arXiv:2404.16821   |
 | qformer       | `tokens`, 32 as in BLIP-2                 | Li et al. 2023, arXiv:2301.12597                   |
+| the same, `instructed` | the same, words in mind          | InstructBLIP, Dai et al. 2023, arXiv:2305.06500    |
 | perceiver     | `tokens`, 64 as in Flamingo               | Alayrac et al. 2022, arXiv:2204.14198, section 2.1 |
 
-B images, L features and L' tokens of one image, C encoder width, D language width.
+B images, L features and L' tokens of one image, C encoder width, D language width, W words.
 """
 
 from typing import Any
@@ -20,12 +21,14 @@ from transformers.models.idefics2.configuration_idefics2 import Idefics2Perceive
 from transformers.models.idefics2.modeling_idefics2 import Idefics2PerceiverResampler
 
 Grid = tuple[int, int]  # rows and columns of tokens
+Words = tuple[Tensor, Tensor]  # float[B, W, D], and which of them are there, bool[B, W]
 
 
 class Connector(nn.Module):
     """Features float[B, L, C] of one image each -> tokens float[B, L', D]."""
 
     resamples = False  # whether tokens are what learned queries found, instead of places in the image
+    instructed = False  # whether they depend on words, which it then takes as well
 
     def grid(self, features: Grid | None) -> Grid | None:
         """Rows and columns of the tokens, given those of the features; None where they form no grid."""
@@ -82,23 +85,42 @@ class PixelShuffle(Connector):
 
 
 class QFormer(Connector):
-    """Learned queries that look at the features in every second layer and at each other in all of them."""
+    """Learned queries that look at the features in every second layer and at each other in all of them.
+
+    Instructed ones look at the words as well. The visual tokens of a frame are then others for each thing that is said
+    about it, so that planner, controller and questions cannot share them.
+    """
 
     resamples = True
 
     def __init__(
-        self, channels: int, width: int, tokens: int = 32, layers: int = 2, heads: int = 4, hidden: int | None = None
+        self,
+        channels: int,
+        width: int,
+        tokens: int = 32,
+        layers: int = 2,
+        heads: int = 4,
+        hidden: int | None = None,
+        instructed: bool = False,
+        max_words: int = 128,
     ) -> None:
-        """tokens: queries, 32 in BLIP-2; layers, heads, hidden: 12, 12 and 768 there; hidden defaults to D."""
+        """tokens: queries, 32 in BLIP-2; layers, heads, hidden: 12, 12 and 768 there; hidden defaults to D.
+
+        instructed: whether words are looked at, `max_words` of them at most.
+        """
         super().__init__()
         hidden = hidden or width
+        self.instructed = instructed
+        if instructed:
+            self.words = nn.Linear(width, hidden)
+            self.order = nn.Parameter(0.02 * torch.randn(max_words, hidden))
         config = Blip2QFormerConfig(
             hidden_size=hidden,
             num_hidden_layers=layers,
             num_attention_heads=heads,
             intermediate_size=4 * hidden,
             encoder_hidden_size=channels,
-            use_qformer_text_input=False,
+            use_qformer_text_input=instructed,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         )
@@ -111,11 +133,27 @@ class QFormer(Connector):
         """No grid: a query may look anywhere."""
         return None
 
-    def forward(self, features: Tensor, grid: Grid | None) -> Tensor:
-        """float[B, L, C] -> float[B, tokens, D]."""
+    def forward(self, features: Tensor, grid: Grid | None, words: Words | None = None) -> Tensor:
+        """float[B, L, C], and words where there are any -> float[B, tokens, D]; too many words are a ValueError."""
         queries = self.queries.expand(len(features), -1, -1)
-        found = self.former(query_embeds=queries, encoder_hidden_states=self.features(features)).last_hidden_state
-        return self.project(found)
+        count, mask = queries.shape[1], None
+        if words is not None:
+            queries = torch.cat([queries, self._in_order(*words)], dim=1)
+            mask = torch.cat([words[1].new_ones(len(features), count), words[1]], dim=1).long()
+        found = self.former(
+            query_embeds=queries,
+            query_length=count,
+            attention_mask=mask,
+            encoder_hidden_states=self.features(features),
+        ).last_hidden_state
+        return self.project(found[:, :count])
+
+    def _in_order(self, words: Tensor, present: Tensor) -> Tensor:
+        """Words float[B, W, D] as queries see them, float[B, W, hidden]; padding on either side does not count."""
+        number = (present.cumsum(dim=1) - 1).clamp_min(0)
+        if present.shape[1] > len(self.order) and number.max() >= len(self.order):
+            raise ValueError(f"an instruction of {int(number.max()) + 1} words, this connector reads {len(self.order)}")
+        return self.words(words) + self.order[number]
 
 
 class Perceiver(Connector):

@@ -46,9 +46,7 @@ class WordGrounding(nn.Module):
         Returns the words with what they found, float[B, L, D], and for the first camera the log-probability that a
         word names a token, float[B, L, 1 + P], "nothing in sight" first.
         """
-        before = torch.zeros_like(words[:, :1]) if before is None else before
-        pairs = torch.cat([torch.cat([before, words[:, :-1]], dim=1), words], dim=-1)
-        query = functional.linear(pairs, self.query.weight.transpose(1, 2).flatten(1), self.query.bias)
+        query = self._queries(words, before)
         first, total = None, words
         for name, (tokens, keys) in seen.items():
             scores = query @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5
@@ -57,6 +55,30 @@ class WordGrounding(nn.Module):
             first = scores.log_softmax(dim=-1) if first is None else first
         assert first is not None
         return total, first
+
+    @torch.no_grad()
+    def relevance(self, words: Tensor, mask: Tensor, seen: Seen) -> Tensor:
+        """How surely one of the words names each visual token of all cameras, float[B, sum of P] in 0..1.
+
+        words: float[B, L, D], of which mask bool[B, L] are real; seen: of the frames that they speak about.
+        """
+        query = self._queries(words, None)
+        named = [(query @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5).softmax(dim=-1) for _, keys in seen.values()]
+        return torch.cat([(scores[..., 1:] * mask.unsqueeze(-1)).amax(dim=1) for scores in named], dim=1)
+
+    def _queries(self, words: Tensor, before: Tensor | None) -> Tensor:
+        before = torch.zeros_like(words[:, :1]) if before is None else before
+        pairs = torch.cat([torch.cat([before, words[:, :-1]], dim=1), words], dim=-1)
+        return functional.linear(pairs, self.query.weight.transpose(1, 2).flatten(1), self.query.bias)
+
+
+def most_relevant(relevance: Tensor, keep: int) -> Tensor:
+    """Places int[B, K] of the `keep` most relevant of float[B, P], in the order that they have.
+
+    Most visual tokens can go before a language model notices: FastV, Chen et al. 2024, arXiv:2403.06764, drops them by
+    the attention of its second layer. Words that have looked already let them go before the first.
+    """
+    return relevance.topk(keep, dim=1).indices.sort(dim=1).values
 
 
 def waves(places: Tensor, width: int, finest: float) -> Tensor:

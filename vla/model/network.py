@@ -13,9 +13,11 @@ Order and attention of the sequence, block-causal (rows look at columns):
 the visual tokens from between the layers.
 
 Image states depend on nothing else, so planner, controller and questions share them. In training a question rides
-along with the control sequence of the same frame for the price of its own tokens.
+along with the control sequence of the same frame for the price of its own tokens. Where words choose what is seen (an
+instructed connector, or `keep`), nothing is shared, and a question has a sequence of its own: see `one_prefix`.
 
-B batch, P visual tokens, L text tokens, Q question tokens, T action horizon, A action dimension, D width, V vocabulary.
+B batch, P visual tokens, K of them that stay, L text tokens, Q question tokens, T action horizon, A action dimension,
+D width, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from vla.model.actions import expectation_around_mode
 from vla.model.dual import DualEncoder
 from vla.model.fusion import CrossAttention
-from vla.model.grounding import Seen, WordGrounding, waves
+from vla.model.grounding import Seen, WordGrounding, most_relevant, waves
 from vla.model.head import Context
 from vla.model.heads import build_head
 from vla.model.vision import VisionTower
@@ -97,12 +99,14 @@ class Network(nn.Module):
         fusion: dict[str, Any] | None = None,
         head: dict[str, Any] | None = None,
         dual: dict[str, Any] | None = None,
+        keep: int | None = None,
     ) -> None:
         """Build from plain arguments; they are what `config.json` of a checkpoint holds.
 
         vision, language: arguments of `build_encoder`, `build_language_model`; cameras: name -> (height, width) [px];
         connector, fusion, head: `name` and settings, see the tables in connectors.py, fusion.py and heads.py, left out
-        for mlp, prefix and parallel; tiling: see `VisionTower`, dual: arguments of `DualEncoder`, left out for none.
+        for mlp, prefix and parallel; tiling: see `VisionTower`, dual: arguments of `DualEncoder`, left out for none;
+        keep: visual tokens that reach the language model, those that the words are about; left out for all.
         """
         super().__init__()
         fused = {"name": "prefix", **(fusion or {})}
@@ -124,6 +128,12 @@ class Network(nn.Module):
         self.head = build_head(self.language.config, action_horizon, action_dim, self.action_ids, **(head or {}))
         self.cross = CrossAttention(self.language, **fused) if style == "cross_attention" else None
         self.dual = DualEncoder(width, **dual) if dual is not None else None
+        if dual is not None and self.vision.instructed:
+            raise ValueError("dual: frames that are seen with words in mind have no vector of their own; leave it out")
+        if keep is not None and not 0 < keep <= self.vision.num_tokens:
+            raise ValueError(f"keep={keep}: there are {self.vision.num_tokens} visual tokens; give 1 to as many")
+        self.keep = keep
+        self.start = 0 if self.cross else self.vision.num_tokens  # position of the first word
         self.location_ids = slice(self.action_ids.stop, self.action_ids.stop + LOCATIONS)
         self.max_text_tokens = max_text_tokens
         self._refuse_longer_than_the_language_model_reads()
@@ -133,7 +143,7 @@ class Network(nn.Module):
                 self.embedding.weight[self.location_ids] = 0.08 * waves(places, width, finest=LOCATIONS / 16)
 
     def _refuse_longer_than_the_language_model_reads(self) -> None:
-        prefix = 0 if self.cross else self.vision.num_tokens
+        prefix = self.start
         longest = prefix + self.max_text_tokens + 1 + self.head.max_tokens
         readable = getattr(self.language.config, "max_position_embeddings", None)
         if readable is not None and longest > readable:
@@ -160,17 +170,18 @@ class Network(nn.Module):
         question_mask: Tensor | None = None,
         taught: bool = True,
     ) -> Outputs:
-        """Run control, and a question about the same frame where there is one, in one pass.
+        """Run control, and a question about the same frame where there is one (with `one_prefix` only), in one pass.
 
         images: uint8[B, H, W, 3] each; text_ids: int[B, L]; text_mask: bool[B, L]; state: float[B, A] in -1..1;
         given_actions: float[B, T, A] in -1..1, shown for the first given_steps: int[B]; question: int, bool[B, Q];
         taught: training, in which a head that says token by token is shown all of given_actions as if it had said them.
         """
-        visual = self.vision(images)
+        assert question_ids is None or self.one_prefix, "see `answering`"
+        visual = self.look(images, text_ids, text_mask)
         actions = self.head.embed(given_actions, given_steps)
         seen = self.grounding.seen(self.vision.by_camera(visual))
         text, _ = self.words(text_ids, text_mask, seen)
-        prefix, sight = self.placed(visual)
+        prefix, places, sight = self.placed(visual, text_ids, text_mask, seen)
         parts = [prefix, text, self.state(state)[:, None], actions]
         kinds = [IMAGE] * prefix.shape[1] + [TEXT] * text_ids.shape[1] + [STATE] + [ACTION] * actions.shape[1]
         present = [visual.new_ones(prefix.shape[:2], dtype=torch.bool), text_mask]
@@ -180,26 +191,25 @@ class Network(nn.Module):
             parts.append(said)
             kinds += [ACTION] * said.shape[1]
             present.append(real)
-        start = prefix.shape[1]
-        before = start + text_ids.shape[1] + 1  # of the head's tokens
+        before = prefix.shape[1] + text_ids.shape[1] + 1  # of the head's tokens
         after = len(kinds)
-        next_position = start + self.max_text_tokens + after - before + 1
+        next_position = self.start + self.max_text_tokens + after - before + 1
         positions = [
-            torch.arange(start),
-            torch.arange(start, start + text_ids.shape[1]),
-            torch.arange(start + self.max_text_tokens, next_position),
+            torch.arange(self.start, self.start + text_ids.shape[1]),
+            torch.arange(self.start + self.max_text_tokens, next_position),
         ]
         if question_ids is not None and question_mask is not None:
             question, _ = self.words(question_ids, question_mask, seen)
             parts.append(question)
             kinds += [QUESTION] * question_ids.shape[1]
             present.append(question_mask)
-            positions.append(torch.arange(question_ids.shape[1]) + start)
+            positions.append(torch.arange(question_ids.shape[1]) + self.start)
         there, kind = torch.cat(present, dim=1), torch.tensor(kinds, device=visual.device)
         cache = None
         if self.head.looks_back or (self.head.in_order and not taught):
             cache = DynamicCache(config=self.language.config)
-        hidden = self.run(torch.cat(parts, dim=1), kind, there, torch.cat(positions), cache, sight)
+        position = torch.cat([places, torch.cat(positions).to(places).expand(len(places), -1)], dim=1)
+        hidden = self.run(torch.cat(parts, dim=1), kind, there, position, cache, sight)
         acting = hidden[:, before:after]
         completion = self.head.completion(acting[:, self.head.completion_at])
         visible = there & (kind != QUESTION)
@@ -222,9 +232,41 @@ class Network(nn.Module):
         values, confidence = self.head.decide(outputs.action_hidden, outputs.context, given_actions, given_steps)
         return Decision(values, confidence, outputs.progress.sigmoid(), outputs.done.sigmoid())
 
-    def placed(self, visual: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Say which visual tokens float[B, P, D] stand in the sequence, and which the layers look at beside it."""
-        return (visual, {}) if self.cross is None else (visual[:, :0], {"visual": visual})
+    @property
+    def one_prefix(self) -> bool:
+        """Whether all that is said about a frame shares its visual tokens."""
+        return self.keep is None and not self.vision.instructed
+
+    def look(self, images: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
+        """Visual tokens float[B, P, D] of frames about which words int[B, L] with mask bool[B, L] are said."""
+        return self.vision(images, (self.embedding(ids), mask) if self.vision.instructed else None)
+
+    def placed(self, visual: Tensor, ids: Tensor, mask: Tensor, seen: Seen) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Say which of the visual tokens float[B, P, D] stand in the sequence and at which positions int[B, K].
+
+        ids, mask: words about them, which choose where only some are kept. Third come those that the layers look at
+        beside the sequence. What is kept has the position that it had among all.
+        """
+        places = torch.arange(visual.shape[1], device=visual.device).expand(len(visual), -1)
+        if self.keep is not None:
+            words = self.embedding(ids) * mask.unsqueeze(-1)
+            places = most_relevant(self.grounding.relevance(words, mask, seen), self.keep)
+            visual = visual.gather(1, places.unsqueeze(-1).expand(-1, -1, visual.shape[-1]))
+        return (visual, places, {}) if self.cross is None else (visual[:, :0], places[:, :0], {"visual": visual})
+
+    def answering(self, visual: Tensor, ids: Tensor, mask: Tensor, asked: Tensor) -> Tensor:
+        """Hidden states float[B, Q, D] of questions and their answers, int[B, Q] with mask bool[B, Q], after a frame.
+
+        visual: float[B, P, D]; asked: bool[B, Q], the tokens of the question; the answer chooses nothing to be seen.
+        """
+        seen = self.grounding.seen(self.vision.by_camera(visual))
+        words, _ = self.words(ids, mask, seen)
+        prefix, places, sight = self.placed(visual, ids, asked, seen)
+        kinds = torch.tensor([IMAGE] * prefix.shape[1] + [QUESTION] * ids.shape[1])
+        present = torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
+        following = torch.arange(self.start, self.start + ids.shape[1], device=places.device)
+        positions = torch.cat([places, following.expand(len(ids), -1)], dim=1)
+        return self.run(torch.cat([prefix, words], dim=1), kinds, present, positions, None, sight)[:, prefix.shape[1] :]
 
     def words(self, ids: Tensor, mask: Tensor, seen: Seen, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embed words int[B, L] together with what they name of what is seen; see `WordGrounding`."""
@@ -234,7 +276,7 @@ class Network(nn.Module):
         """Sentences int[B, L] with mask bool[B, L], padded on the right, as vectors float[B, E] of the dual encoder."""
         assert self.dual is not None, "this network was built without a dual encoder"
         kinds = torch.full((ids.shape[1],), TEXT)
-        positions = torch.arange(ids.shape[1]) + (0 if self.cross else self.vision.num_tokens)
+        positions = torch.arange(ids.shape[1]) + self.start
         blind = {"visual": self.embedding.weight.new_zeros(len(ids), 0, self.embedding.weight.shape[1])}
         embedded = self.embedding(ids) * mask.unsqueeze(-1)
         return self.dual.texts(self.run(embedded, kinds, mask, positions, sight=blind if self.cross else None), mask)
@@ -248,7 +290,7 @@ class Network(nn.Module):
         cache: DynamicCache | None = None,
         sight: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Embeddings float[B, N, D], kinds int[N], present bool[B, N], positions int[N] -> hidden float[B, N, D].
+        """Embeddings float[B, N, D], kinds int[N], present bool[B, N], positions int[B, N] or [N] -> float[B, N, D].
 
         cache: is filled with keys and values where it is given; sight: see `placed`.
         """
@@ -256,7 +298,7 @@ class Network(nn.Module):
         return self.language.base_model(
             inputs_embeds=embeddings,
             attention_mask=mask,
-            position_ids=positions.to(embeddings.device)[None].expand(len(embeddings), -1),
+            position_ids=positions.to(embeddings.device).expand(len(embeddings), -1),
             past_key_values=cache,
             use_cache=cache is not None,
             **(sight or {}),
@@ -287,15 +329,15 @@ class Network(nn.Module):
         self, images: dict[str, Tensor], ids: Tensor, mask: Tensor, max_tokens: int, eos: int, pad: int
     ) -> Tensor:
         """Answer left-padded prompts int[B, Q] with mask bool[B, Q], word by word -> ids int[B, <= max_tokens]."""
-        visual = self.vision(images)
+        visual = self.look(images, ids, mask)
         seen = self.grounding.seen(self.vision.by_camera(visual))
-        prefix, sight = self.placed(visual)
+        prefix, places, sight = self.placed(visual, ids, mask, seen)
         count, cache = prefix.shape[1], DynamicCache(config=self.language.config)
         if count:
             kinds = torch.full((count,), IMAGE)
-            self.run(prefix, kinds, mask.new_ones(len(ids), count), torch.arange(count), cache, sight)
+            self.run(prefix, kinds, mask.new_ones(len(ids), count), places, cache, sight)
         present = torch.cat([mask.new_ones(len(ids), count), mask], dim=1)
-        position = count + (mask.cumsum(1) - 1).clamp_min(0)
+        position = self.start + (mask.cumsum(1) - 1).clamp_min(0)
         before = None
         finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         answer = []

@@ -8,19 +8,23 @@ from torch import Tensor
 
 from vla.model.dual import DualEncoder
 from vla.model.glimpses import Glimpses
+from vla.model.memory import Memory
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.prompts import plan_prompt
 from vla.model.vocabulary import unknown_words
 from vla.types import ActionChunk, Embodiment, Observation
 
+REMEMBERED = 2  # frames of each camera, so that what is asked about one between two others finds it
+
 
 class VLAPolicy:
-    """Processor and network together; stateless between calls."""
+    """Processor and network together; stateless between calls, but for features of the last frames that save time."""
 
     def __init__(self, network: Network, processor: Processor) -> None:
-        """Take both as they are; the network is switched to evaluation."""
+        """Take both as they are; the network is switched to evaluation, and its weights are not to change any more."""
         self.network = network.eval()
+        self.network.vision.memory = Memory(REMEMBERED * len(processor.cameras))
         self.processor = processor
 
     @property

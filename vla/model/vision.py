@@ -4,26 +4,17 @@ B batch, N images of one frame (1, or the frame and its tiles), L features of on
 width.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
 
-import vla.model.conv_stem  # registers the name conv_stem
-import vla.model.patches  # noqa: F401  registers the name patches
-from vla.model.connectors import Grid, build_connector
+from vla.model.connectors import Grid, Words, build_connector
+from vla.model.encoders import build_encoder, features
 from vla.model.grounding import waves
+from vla.model.memory import Memory
 from vla.model.tiling import Tiling, choose_tiling
-
-
-def build_encoder(model_type: str | None = None, pretrained: str | None = None, **config: Any) -> nn.Module:
-    """Make any vision encoder of `transformers`: by `pretrained` name or folder, else from scratch by `model_type`."""
-    if pretrained is not None:
-        return AutoModel.from_pretrained(pretrained, **config)
-    if model_type is None:
-        raise ValueError("a vision encoder needs model_type (from scratch, e.g. resnet) or pretrained (name or folder)")
-    return AutoModel.from_config(AutoConfig.for_model(model_type, **config))
 
 
 class VisionTower(nn.Module):
@@ -39,8 +30,7 @@ class VisionTower(nn.Module):
     ) -> None:
         """Build.
 
-        encoder: arguments of `build_encoder`, also `layer`, which of its hidden states to take (-2 in LLaVA) instead of
-        the last, and `patches_only`, to drop class and register tokens, so that the others form a grid;
+        encoder: arguments of `build_encoder`, also `layer` and `patches_only`, see `features`;
         cameras: name -> (height, width) [px] in token order; width: D; connector: arguments of `build_connector`;
         tiling: `tile` [px] and `max_tokens` of a camera, see `choose_tiling`.
         """
@@ -49,6 +39,7 @@ class VisionTower(nn.Module):
         self.layer: int | None = encoder.pop("layer", None)
         self.patches_only: bool = encoder.pop("patches_only", False)
         self.cameras = dict(cameras)
+        self.memory: Memory | None = None  # of the last frames, where a policy keeps one
         encode: Any = build_encoder(**encoder)
         self.encoder = encode.to(memory_format=torch.channels_last)
         sights: dict[str, Tensor] = {}  # features of one image of each camera
@@ -78,16 +69,7 @@ class VisionTower(nn.Module):
         return sum(self.tokens.values())
 
     def _features(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        if self.layer is None:
-            features = self.encoder(pixel_values=pixels).last_hidden_state
-        else:
-            features = self.encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[self.layer]
-        if not self.patches_only or features.ndim == 4:
-            return features
-        side: int = self.encoder.config.patch_size  # pyright: ignore[reportAssignmentType]
-        rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
-        return features[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))  # class and registers lead
+        return features(self.encoder, pixels, self.layer, self.patches_only)
 
     def _places(self, camera: str, features: tuple[int, ...], width: int) -> Tensor:
         """Where the position embedding starts: waves along rows and columns of a grid, nothing much elsewhere.
@@ -112,24 +94,47 @@ class VisionTower(nn.Module):
         """Normalised pixels float[B, 3, H, W] -> features float[B, L, C] of any encoder, grids are flattened."""
         return _flat(self._features(pixels))
 
-    def forward(self, images: dict[str, Tensor]) -> Tensor:
-        """uint8 (or float 0..255) [B, H, W, 3] of each camera -> visual tokens float[B, sum of tokens, D]."""
+    @property
+    def instructed(self) -> bool:
+        """Whether visual tokens depend on words."""
+        return self.connector.instructed
+
+    def forward(self, images: dict[str, Tensor], words: Words | None = None) -> Tensor:
+        """uint8 (or float 0..255) [B, H, W, 3] of each camera -> visual tokens float[B, sum of tokens, D].
+
+        words: what is said about the frames, for an instructed connector, which is not without (ValueError).
+        """
+        if self.instructed and words is None:
+            raise ValueError("an instructed connector sees nothing without words: ask through Network.look")
         tokens = []
         for name, (height, width) in self.cameras.items():
             image = images[name]
             if tuple(image.shape[1:]) != (height, width, 3):
                 raise ValueError(f"camera {name!r} gave {tuple(image.shape[1:])}, the model takes {(height, width, 3)}")
-            tokens.append(self._look(name, (image.permute(0, 3, 1, 2) / 127.5).sub_(1)))
+            tokens.append(self._connected(name, self._seen(name, image), words))
         return torch.cat(tokens, dim=1)
 
-    def _look(self, camera: str, pixels: Tensor) -> Tensor:
-        """Normalised pixels float[B, 3, H, W] -> tokens float[B, N * tokens of an image, D]."""
-        position, grid, tiling = self.position[camera], self.feature_grids[camera], self.tilings.get(camera)
+    def _seen(self, camera: str, image: Tensor) -> Tensor:
+        """Frames [B, H, W, 3] -> features float[B, N, L, C], remembered ones where there is a memory to ask."""
+        if self.memory is None or self.training or torch.is_grad_enabled():
+            return self._look(camera, image)
+        return self.memory.recall(camera, image, partial(self._look, camera))
+
+    def _look(self, camera: str, image: Tensor) -> Tensor:
+        tiling, pixels = self.tilings.get(camera), (image.permute(0, 3, 1, 2) / 127.5).sub_(1)
         features = self.encode(tiling.cut(pixels).flatten(0, 1) if tiling else pixels)
+        return features.unflatten(0, (len(image), -1))
+
+    def _connected(self, camera: str, features: Tensor, words: Words | None) -> Tensor:
+        """Features float[B, N, L, C] -> tokens float[B, N * tokens of an image, D]."""
+        position, grid, (batch, count) = self.position[camera], self.feature_grids[camera], features.shape[:2]
         if self.connector.resamples:
-            features = (features.reshape(len(pixels), *position.shape) + position).reshape(features.shape)
-            return self.connector(features, grid).reshape(len(pixels), self.tokens[camera], -1)
-        return self.connector(features, grid).reshape(len(pixels), *position.shape) + position
+            features = (features.reshape(batch, *position.shape) + position).reshape(features.shape)
+            told = {}
+            if self.instructed and words is not None:
+                told = {"words": tuple(part.repeat_interleave(count, dim=0) for part in words)}
+            return self.connector(features.flatten(0, 1), grid, **told).reshape(batch, self.tokens[camera], -1)
+        return self.connector(features.flatten(0, 1), grid).reshape(batch, *position.shape) + position
 
 
 def _grid(features: Tensor) -> Grid | None:

@@ -1,4 +1,4 @@
-"""The parts of a network that a recipe may choose: connector, tiling, fusion, action head, dual encoder."""
+"""The parts of a network that a recipe may choose: connector, tiling, fusion, action head, dual encoder, pruning."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from vla.model.actions import ActionCodec
 from vla.model.heads import fit_head
 from vla.train.batches import Labels
 
-CHOICES = ("connector", "tiling", "fusion", "head", "dual")
+CHOICES = ("connector", "tiling", "fusion", "head", "dual", "keep")
 FITTED_ON = 20_000  # chunks at most, evenly spread over the dataset
 
 
 def designs(model: dict[str, Any], labels: Labels, codec: ActionCodec) -> dict[str, Any]:
     """Arguments of `Network` that `model` of a recipe chooses, with what the head takes from the data.
 
-    What a recipe leaves out is left out, and means mlp, no tiling, prefix, parallel and none.
+    What a recipe leaves out is left out, and means mlp, no tiling, prefix, parallel, none and all visual tokens.
     """
     chosen = {name: model[name] for name in CHOICES if model.get(name)}
     if "head" in chosen:

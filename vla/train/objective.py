@@ -56,6 +56,7 @@ def losses(
     state = codec.encode_state(batch.state)
     noise = torch.randn(state.shape, generator=generator).to(state.device)
     images = {name: augment(image, augmentation, generator) for name, image in batch.images.items()}
+    asked = batch.question_ids, batch.question_mask
     outputs = network(
         images,
         batch.text_ids,
@@ -63,10 +64,13 @@ def losses(
         state + state_noise * noise,
         targets,
         batch.given_steps,
-        batch.question_ids,
-        batch.question_mask,
+        *(asked if network.one_prefix else ()),
     )
-    assert outputs.question_hidden is not None
+    question_hidden = outputs.question_hidden
+    if question_hidden is None:
+        prompt = batch.question_mask & (batch.question_labels == -100)
+        visual = network.look(images, batch.question_ids, prompt) if network.vision.instructed else outputs.visual
+        question_hidden = network.answering(visual, *asked, prompt)
     steps = torch.arange(targets.shape[1], device=targets.device)
     counts = batch.counts & (steps >= batch.given_steps[:, None])
     action = network.head.loss(
@@ -77,7 +81,7 @@ def losses(
     found = {
         "action": action,
         "completion": completion_loss(outputs, batch.progress, batch.done),
-        "words": word_loss(network, outputs.question_hidden, batch.question_labels, location_sigma),
+        "words": word_loss(network, question_hidden, batch.question_labels, location_sigma),
         "grounding": grounding_loss(named, batch.named_at, batch.named_box, grid) if grid else targets.new_zeros(()),
     }
     if network.dual is not None and batch.caption_ids is not None and batch.caption_mask is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vla.model.network import IMAGE, QUESTION, Network
+from vla.model.network import Network
 
 Said = tuple[Tensor, Tensor, Tensor]  # ids int[B, Q], mask bool[B, Q], labels int[B, Q], -100 where nothing is answered
 
@@ -32,21 +32,18 @@ def preference_loss(
 
 def _margin(network: Network, images: dict[str, Tensor], better: Said, worse: Said) -> Tensor:
     """By how much the better answer is likelier than the worse one, in log-probability float[B]."""
-    visual = network.vision(images)
+    visual = network.look(images, better[0], asked_of(better))
     return answer_log_probability(network, visual, *better) - answer_log_probability(network, visual, *worse)
+
+
+def asked_of(said: Said) -> Tensor:
+    """Which of the tokens bool[B, Q] are the question."""
+    return said[1] & (said[2] == -100)
 
 
 def answer_log_probability(network: Network, visual: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     """Log-probability float[B] of the labelled tokens after visual tokens float[B, P, D] and what is asked."""
-    seen = network.grounding.seen(network.vision.by_camera(visual))
-    words, _ = network.words(ids, mask, seen)
-    prefix, sight = network.placed(visual)
-    start, count = prefix.shape[1], ids.shape[1]
-    kinds = torch.tensor([IMAGE] * start + [QUESTION] * count)
-    present = torch.cat([mask.new_ones(len(ids), start), mask], dim=1)
-    hidden = network.run(torch.cat([prefix, words], dim=1), kinds, present, torch.arange(start + count), None, sight)[
-        :, start:
-    ]
+    hidden = network.answering(visual, ids, mask, asked_of((ids, mask, labels)))
     log_probability = torch.log_softmax(network.word_logits(hidden[:, :-1]).float(), dim=-1)
     labels = labels[:, 1:]
     said = log_probability.gather(2, labels.clamp_min(0)[..., None]).squeeze(-1)
