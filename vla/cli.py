@@ -35,6 +35,7 @@ VERBS = {
     "collect": Verb("vla.data.collect", "record demonstrations of the scripted expert as a LeRobot dataset"),
     "train": Verb("vla.train.train", "train a policy from demonstrations; the same command again resumes"),
     "eval": Verb("vla.evaluate.evaluate", "measure a checkpoint in closed loop, with intervals and controls"),
+    "export": Verb("vla.model.export", "store a checkpoint in fewer bits; refused where its actions would change"),
     "deploy": Verb("vla.control.deploy", "run a policy on a robot or its simulated twin, behind the guard"),
     "serve": Verb("vla.serve.serve", "answer observations over a websocket; openpi's clients work unchanged"),
     "analyze": Verb("vla.video.analyze", "tell what happened in videos and when, as timelines and pages"),

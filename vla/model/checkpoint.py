@@ -21,6 +21,7 @@ from vla.model.actions import ActionCodec
 from vla.model.glimpses import Glimpses
 from vla.model.network import Network
 from vla.model.policy import VLAPolicy
+from vla.model.precision import PRECISIONS, multiply_in_int8, restored
 from vla.model.processor import Processor
 from vla.types import Embodiment
 
@@ -37,10 +38,12 @@ def save(
     processor: Processor,
     provenance: dict[str, Any],
     dtype: torch.dtype | None = None,
+    precision: str | None = None,
 ) -> None:
     """Write a checkpoint beside `folder`, then swap it in, so that a crash leaves the old one or the new one.
 
-    config: the arguments of `Network`; weights: its state dict; dtype: floating weights are stored in it.
+    config: the arguments of `Network`; weights: its state dict; dtype: floating weights are stored in it; precision:
+    what the weights were made by, see `precision.stored`.
     """
     _restore(folder)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -50,7 +53,7 @@ def save(
     save_file(tensors, partial / "model.safetensors")
     embodiment = processor.embodiment
     documents = {
-        "config.json": {"format": FORMAT, "network": config},
+        "config.json": {"format": FORMAT, "network": config} | ({"precision": precision} if precision else {}),
         "processor.json": {
             "cameras": {name: list(size) for name, size in processor.cameras.items()},
             "max_text_tokens": processor.max_text_tokens,
@@ -101,8 +104,14 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
         max_text_tokens=settings["max_text_tokens"],
         glimpses=_glimpses(folder),
     )
-    network = Network(**config["network"])
-    load_weights(network, load_file(folder / "model.safetensors"))
+    network, weights = Network(**config["network"]), load_file(folder / "model.safetensors")
+    if (precision := config.get("precision")) not in (None, *PRECISIONS):
+        raise ValueError(f"{folder} was exported to {precision!r}, this version reads {', '.join(PRECISIONS)}")
+    if precision == "int8":
+        if device != "cpu":
+            raise ValueError(f"{folder} multiplies in int8, which device={device} cannot: give device=cpu")
+        multiply_in_int8(network)
+    load_weights(network, restored(network, weights))
     return VLAPolicy(network.to(device).requires_grad_(False), processor)
 
 
