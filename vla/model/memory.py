@@ -50,5 +50,5 @@ class Memory:
 def _key(camera: str, image: Tensor) -> bytes:
     digest = hashlib.blake2b(camera.encode(), digest_size=16)
     digest.update(f"{image.dtype} {tuple(image.shape)}".encode())
-    digest.update(image.contiguous().numpy())
+    digest.update(image.numpy().tobytes())
     return digest.digest()

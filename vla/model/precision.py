@@ -50,7 +50,8 @@ def _pack(layer: Int8Linear, *_: object) -> None:
     with warnings.catch_warnings():  # torch will replace these tensors some day; files hold none of them
         warnings.simplefilter("ignore", UserWarning)
         zeros = torch.zeros(len(layer.scale), dtype=torch.long)
-        weight = torch._make_per_channel_quantized_tensor(layer.levels.detach(), layer.scale.double(), zeros, 0)
+        make = torch._make_per_channel_quantized_tensor  # pyright: ignore[reportPrivateImportUsage]
+        weight = make(layer.levels.detach(), layer.scale.double(), zeros, 0)
         layer.packed = torch.ops.quantized.linear_prepack(weight, layer.bias)
 
 
