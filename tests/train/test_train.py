@@ -79,6 +79,15 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_named(demonstr
         run(demonstrations, tmp_path, "steps=4", "learning_rate=1e30", "warmup_steps=1", "max_grad_norm=1e30")
 
 
+def test_memory_may_be_saved_from_one_leg_to_the_next(demonstrations, tmp_path):
+    small = ["steps=3", "save_every=1", "warmup_steps=1"]
+    assert run(demonstrations, tmp_path, *small, "leg_minutes=0")["steps"] == 1
+    result = run(demonstrations, tmp_path, *small, "accumulate=2", "checkpointing=true")
+    assert result["complete"] and np.isfinite(result["loss"])
+    with pytest.raises(ValueError, match="accumulate=0: a batch runs in one piece at least"):
+        run(demonstrations, tmp_path, *small, "accumulate=0")
+
+
 def test_no_data_says_what_to_give(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)  # which the verb replaces
     assert cli.run(["train", f"out={tmp_path}", f"dataset={tmp_path}/nothing"]) == 1

@@ -8,10 +8,11 @@ N frames of the dataset, B batch, T action horizon, A action dimension.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,27 +61,52 @@ class Batch:
     worse_labels: Tensor | None = None
     caption_ids: Tensor | None = None  # int[B, L], some of what is true of the frame; where a dual encoder is taught
     caption_mask: Tensor | None = None  # bool[B, L], no word where nothing is known
+    shares: Mapping[str, float] = field(default_factory=dict)  # of a part, see `split`
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor, images as uint8."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         images = {name: image.to(device, non_blocking=True) for name, image in self.images.items()}
-        return Batch(kind=self.kind, images=images, **moved)
+        return Batch(kind=self.kind, images=images, shares=self.shares, **moved)
+
+    def counted(self) -> dict[str, int]:
+        """How many samples, steps or words each loss is the mean of; of heads that say tokens only nearly."""
+        steps = torch.arange(self.actions.shape[1], device=self.actions.device)
+        counted = {
+            "action": self.counts & (steps >= self.given_steps[:, None]),
+            "completion": torch.ones_like(self.done),
+            "words": self.question_labels[:, 1:] != -100,
+            "grounding": self.named_at >= 0,
+        }
+        if self.worse_labels is not None:
+            counted["preference"] = (self.question_labels != -100).any(1) & (self.worse_labels != -100).any(1)
+        if self.caption_mask is not None:
+            counted["contrast"] = self.caption_mask.any(1)
+        return {name: int(which.sum()) for name, which in counted.items()}
 
     def split(self, count: int) -> list["Batch"]:
-        """Cut into `count` parts of nearly equal size."""
-        parts = {name: value.chunk(count) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        images = {name: image.chunk(count) for name, image in self.images.items()}
-        return [
+        """Cut into `count` parts of nearly equal size.
+
+        `shares` of a part say what it has of all that a loss is the mean of, 1 being as much as the mean part: losses
+        of the parts times their shares have the loss of the whole as their mean. Captions are compared within a part.
+        """
+        parts = {name: value.tensor_split(count) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        images = {name: image.tensor_split(count) for name, image in self.images.items()}
+        cut = [
             Batch(
                 kind=self.kind,
-                images={name: chunks[part] for name, chunks in images.items()},
-                **{name: chunks[part] for name, chunks in parts.items()},
+                images={name: pieces[part] for name, pieces in images.items()},
+                **{name: pieces[part] for name, pieces in parts.items()},
             )
             for part in range(count)
         ]
+        whole = self.counted()
+        for part in cut:
+            mine = {name: count * number / max(1, whole[name]) for name, number in part.counted().items()}
+            part.shares = {name: share * self.shares.get(name, 1.0) for name, share in mine.items()}
+        return cut
 
 
 @dataclass

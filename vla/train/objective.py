@@ -108,9 +108,10 @@ class Objective:
     reference: Network | None = None  # what answers are preferred against, see `preference_loss`
 
     def __call__(self, network: Network, part: Batch, step: int, number: int) -> dict[str, Tensor]:
-        """Return all losses and their weighted sum `total`."""
+        """Return all losses, times the shares of the part, and their weighted sum `total`."""
         generator = torch.Generator().manual_seed(hash((self.seed, step, number)) % 2**31)
         with torch.autocast(part.state.device.type, torch.bfloat16, enabled=self.bf16):
             more = {"generator": generator, "reference": self.reference}
-            parts = losses(network, self.processor, part, **more, **self.settings)
-        return parts | {"total": torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()}
+            found = losses(network, self.processor, part, **more, **self.settings)
+        found = {name: value * part.shares.get(name, 1.0) for name, value in found.items()}
+        return found | {"total": torch.stack([self.weights[name] * value for name, value in found.items()]).sum()}

@@ -8,7 +8,6 @@ batch and hand back gradients, in an order that does not depend on who is faster
 import ctypes
 import signal
 import traceback
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -18,10 +17,9 @@ from torch import Tensor, nn
 
 from vla.model.network import Network
 from vla.train.batches import Batch
+from vla.train.memory import Loss, backward, statistics
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of glibc's malloc.h
-
-Loss = Callable[[Network, Batch, int, int], dict[str, Tensor]]
 
 
 class Worker(NamedTuple):
@@ -39,9 +37,12 @@ class Shards:
     all go on with their mean. Other processes end with `close`, or at the end of a `with` block.
     """
 
-    def __init__(self, network: Network, count: int, loss: Loss) -> None:
-        """Start `count - 1` processes of one core each, which need a `loss` that can be pickled; 1 runs all here."""
-        self.network, self.count, self.loss = network, count, loss
+    def __init__(self, network: Network, count: int, loss: Loss, accumulate: int = 1) -> None:
+        """Start `count - 1` processes of one core each, which need a `loss` that can be pickled; 1 runs all here.
+
+        accumulate: pieces in which each runs its part, one after another.
+        """
+        self.network, self.count, self.loss, self.accumulate = network, count, loss, accumulate
         self.workers: list[Worker] = []
         if count > 1:
             torch.set_num_threads(1)  # also between the passes, where waking other cores costs more than it gains
@@ -55,7 +56,7 @@ class Shards:
         context = torch.multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         flat = torch.zeros(sum(parameter.numel() for parameter in self.network.parameters())).share_memory_()
-        arguments = (theirs, self.network, flat, self.loss, number, self.count)
+        arguments = (theirs, self.network, flat, self.loss, number, self.count, self.accumulate)
         process = context.Process(target=_work, args=arguments, daemon=True, name=f"shard {number}")
         process.start()
         theirs.close()
@@ -87,10 +88,10 @@ class Shards:
                 "raise batch_size= or set shards=1"
             )
         first, *others = batch.split(self.count)
-        statistics = [buffer.numpy() for buffer in _statistics(self.network)] if others else []
+        remembered = [buffer.numpy() for buffer in statistics(self.network)] if others else []
         for worker, part in zip(self.workers, others, strict=True):
-            worker.pipe.send((_packed(part), statistics, step))
-        results = [_run(self.network, first, self.loss, step, 0, self.count)]
+            worker.pipe.send((_packed(part), remembered, step))
+        results = [backward(self.network, self.loss, first, step, 0, self.accumulate, 1 / self.count)]
         if self.workers:
             results += self._gather()
         return {name: sum(result[name] for result in results) / self.count for name in results[0]}
@@ -98,15 +99,15 @@ class Shards:
     @torch.no_grad()
     def _gather(self) -> list[dict[str, float]]:
         """Wait for the others, in order; add up their gradients and take the mean of the batch statistics."""
-        results, statistics = [], [_statistics(self.network)]
+        results, remembered = [], [statistics(self.network)]
         for worker in self.workers:
             losses, theirs = _receive(worker)
             results.append(losses)
-            statistics.append([torch.from_numpy(value) for value in theirs])
+            remembered.append([torch.from_numpy(value) for value in theirs])
             pairs = zip(self.network.parameters(), worker.gradients, strict=True)
             used = [(parameter.grad, gradient) for parameter, gradient in pairs if parameter.grad is not None]
             torch._foreach_add_([mine for mine, _ in used], [gradient for _, gradient in used])  # pyright: ignore
-        for mine, *theirs in zip(*statistics, strict=True):
+        for mine, *theirs in zip(*remembered, strict=True):
             mine.copy_(torch.stack([mine, *theirs]).mean(0))
         return results
 
@@ -126,7 +127,9 @@ def _receive(worker: Worker) -> Any:
         raise RuntimeError(f"{worker.process.name} ended unexpectedly, see above") from None
 
 
-def _work(pipe: Connection, network: Network, flat: Tensor, loss: Loss, number: int, count: int) -> None:
+def _work(
+    pipe: Connection, network: Network, flat: Tensor, loss: Loss, number: int, count: int, accumulate: int
+) -> None:
     """Run the passes that come through the pipe until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process' affair
     torch.set_num_threads(1)
@@ -139,26 +142,16 @@ def _work(pipe: Connection, network: Network, flat: Tensor, loss: Loss, number: 
     try:
         pipe.send("ready")
         while True:
-            packed, statistics, step = pipe.recv()
+            packed, remembered, step = pipe.recv()
             flat.zero_()
-            for mine, shared in zip(_statistics(network), statistics, strict=True):
+            for mine, shared in zip(statistics(network), remembered, strict=True):
                 mine.copy_(torch.from_numpy(shared))
-            losses = _run(network, _unpacked(packed), loss, step, number, count)
-            pipe.send((losses, [buffer.numpy() for buffer in _statistics(network)]))
+            losses = backward(network, loss, _unpacked(packed), step, number, accumulate, 1 / count)
+            pipe.send((losses, [buffer.numpy() for buffer in statistics(network)]))
     except EOFError:
         return
     except Exception:
         traceback.print_exc()
-
-
-def _run(network: Network, part: Batch, loss: Loss, step: int, number: int, count: int) -> dict[str, float]:
-    losses = loss(network, part, step, number)
-    (losses["total"] / count).backward()
-    return {name: float(value.detach()) for name, value in losses.items()}
-
-
-def _statistics(network: nn.Module) -> list[Tensor]:
-    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
 
 
 def _views(flat: Tensor, network: nn.Module) -> list[Tensor]:

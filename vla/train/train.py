@@ -28,6 +28,7 @@ from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
 from vla.result import write_result
 from vla.train.batches import Batches, Labels
 from vla.train.designs import designs
+from vla.train.memory import recompute_activations
 from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
 from vla.train.shards import Shards
@@ -37,6 +38,7 @@ from vla.types import Embodiment
 
 LOG_EVERY = 20
 MAY_CHANGE = ("out", "leg_minutes", "save_every", "device", "dataset", "frames", "collect", "provenance_note")
+MAY_CHANGE += ("accumulate", "checkpointing")  # what a step costs, not what it teaches
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
@@ -48,8 +50,8 @@ def main(config: DictConfig) -> None:
         result = train(plain, out)
     except torch.OutOfMemoryError as error:
         raise OSError(
-            f"out of memory on {config.device}: use a smaller batch_size= (now {config.batch_size}); "
-            f"{out}/checkpoints/last is the last saved state, the same command resumes from it"
+            f"out of memory on {config.device}: raise accumulate= (now {config.accumulate}) or set checkpointing=true; "
+            f"{out}/checkpoints/last is the last saved state, the same command with these resumes from it"
         ) from error
     path = write_result(out, seed=plain["seed"], **result)
     print(f"{result['steps']} steps, loss {result['loss']:.3f}, {result['samples_per_s']:.0f} samples/s\n{path}")
@@ -58,9 +60,11 @@ def main(config: DictConfig) -> None:
 def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     """Run one leg of training and return what `result.json` holds."""
     started_s = time.monotonic()
-    seed, steps, batch_size = config["seed"], config["steps"], config["batch_size"]
+    seed, steps, batch_size, accumulate = (config[key] for key in ("seed", "steps", "batch_size", "accumulate"))
+    if accumulate < 1:
+        raise ValueError(f"accumulate={accumulate}: a batch runs in one piece at least")
     device = torch.device(config["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
-    shards = config["shards"] or (1 if device.type == "cuda" else _shards(batch_size))
+    shards = config["shards"] or (1 if device.type == "cuda" else _shards(batch_size // accumulate))
     torch.manual_seed(seed)
     _keep_settings(out, config)
 
@@ -102,6 +106,8 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     reference = _reference(network, init) if config["preference"] else None
     prepare(network, rates, lora)
     keep_frozen_statistics(network)
+    if config["checkpointing"]:
+        recompute_activations(network)
 
     # Optimizer, and the state of an earlier leg.
     optimizer = build_optimizer(
@@ -141,7 +147,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     step = start
     smooth: dict[str, float] = {}
     with (
-        Shards(network, shards, objective) as replicas,
+        Shards(network, shards, objective, accumulate) as replicas,
         ThreadPoolExecutor(1) as loader,
         tqdm(total=steps, initial=start, desc="train", unit="step") as bar,
     ):
