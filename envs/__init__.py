@@ -35,3 +35,16 @@ register(
     max_episode_steps=5 * _STEPS,
     kwargs={"kinds": _SINGLE["Mixed"], "subtasks": (2, 5)},
 )
+_NO_ROLL = [kind for kind in _SINGLE["Mixed"] if kind != "open"]
+register(
+    id="tabletop/StiffWristMixed-v0",
+    entry_point="envs.tabletop.stiff_wrist:StiffWristEnv",
+    max_episode_steps=_STEPS,
+    kwargs={"kinds": _NO_ROLL},
+)
+register(
+    id="tabletop/StiffWristLongHorizon-v0",
+    entry_point="envs.tabletop.stiff_wrist:StiffWristEnv",
+    max_episode_steps=5 * _STEPS,
+    kwargs={"kinds": _NO_ROLL, "subtasks": (2, 5)},
+)
