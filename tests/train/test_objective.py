@@ -2,7 +2,7 @@
 
 import torch
 
-from vla.train.objective import held
+from vla.train.batch import held
 
 
 def test_the_last_target_that_counts_is_held_and_those_before_it_stay():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.model.tiny import tiny_policy
-from vla.train.batches import Batch
+from vla.train.batch import Batch
 from vla.train.shards import Shards
 
 

@@ -2,8 +2,12 @@
 
 T action horizon, A action dimension. Step t of a chunk has a range of its own: the first step is a few degrees away
 and gets bins of fractions of a degree, the last one may be anywhere.
+
+A network that moves several bodies is as wide as the widest, W. Joints that a body has not are 0 among its values, and
+stand before the gripper, which is last in all of them. Otherwise W is A.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +20,18 @@ from vla.model.vocabulary import ACTION_BINS
 class ActionCodec:
     """Inverse pair between absolute joint targets [rad, gripper 0..1] and values in -1..1 that the head predicts."""
 
-    def __init__(self, low: np.ndarray, high: np.ndarray, state_low: np.ndarray, state_high: np.ndarray) -> None:
+    def __init__(
+        self,
+        low: np.ndarray,
+        high: np.ndarray,
+        state_low: np.ndarray,
+        state_high: np.ndarray,
+        width: int | None = None,
+    ) -> None:
         """Take the exact ranges.
 
         low, high: float[T, A] of (target minus measured state); the gripper (last column) is absolute.
-        state_low, state_high: float[A].
+        state_low, state_high: float[A]; width: W, A by default.
         """
         if low.shape != high.shape or low.ndim != 2 or not (high > low).all():
             raise ValueError(f"ranges must be [T, A] with high > low everywhere, got {low.shape} and {high.shape}")
@@ -28,6 +39,10 @@ class ActionCodec:
         self.state_low, self.state_high = (
             torch.as_tensor(np.asarray(x), dtype=torch.float32) for x in (state_low, state_high)
         )
+        self.joints = low.shape[1]
+        self.action_dim = width or self.joints
+        if self.action_dim < self.joints:
+            raise ValueError(f"a network of width {width} cannot move {self.joints} joints: make it as wide as these")
 
     @classmethod
     def fit(cls, state: np.ndarray, windows: np.ndarray, margin: float = 0.02) -> "ActionCodec":
@@ -41,34 +56,48 @@ class ActionCodec:
         state_low, state_high = state.min(axis=0), state.max(axis=0)
         return cls(low - pad, high + pad, state_low - 1e-3, state_high + 1e-3)
 
+    @classmethod
+    def around(cls, codecs: Sequence["ActionCodec"], width: int | None = None) -> "ActionCodec":
+        """Take the ranges that hold those of all codecs, which are of one body."""
+        low, high, state_low, state_high = (
+            np.stack([getattr(codec, name).numpy() for codec in codecs])
+            for name in ("low", "high", "state_low", "state_high")
+        )
+        return cls(low.min(0), high.max(0), state_low.min(0), state_high.max(0), width)
+
     @property
     def action_horizon(self) -> int:
         """T."""
         return self.low.shape[0]
 
-    @property
-    def action_dim(self) -> int:
-        """A."""
-        return self.low.shape[1]
-
     def encode(self, actions: Tensor, state: Tensor) -> Tensor:
-        """Absolute targets float[B, T, A] and state float[B, A] -> float[B, T, A], -1..1 inside the fitted range."""
+        """Absolute targets float[B, T, A] and state float[B, A] -> float[B, T, W], -1..1 inside the fitted range."""
         low, high = self.low.to(actions.device), self.high.to(actions.device)
-        return (relative_actions(actions, state) - low) / (high - low) * 2 - 1
+        return self._widened((relative_actions(actions, state) - low) / (high - low) * 2 - 1)
 
     def decode(self, values: Tensor, state: Tensor) -> Tensor:
-        """Invert `encode`."""
+        """Invert `encode`; what stands for joints that are not there is not read."""
         low, high = self.low.to(values.device), self.high.to(values.device)
-        return absolute_actions((values + 1) / 2 * (high - low) + low, state)
+        own = torch.cat([values[..., : self.joints - 1], values[..., -1:]], dim=-1)
+        return absolute_actions((own + 1) / 2 * (high - low) + low, state)
 
     def encode_state(self, state: Tensor) -> Tensor:
-        """State float[B, A] [rad, 0..1] -> -1..1 inside the fitted range."""
+        """State float[B, A] [rad, 0..1] -> float[B, W], -1..1 inside the fitted range."""
         low, high = self.state_low.to(state.device), self.state_high.to(state.device)
-        return (state - low) / (high - low) * 2 - 1
+        return self._widened((state - low) / (high - low) * 2 - 1)
+
+    def there(self) -> Tensor:
+        """Which of the W values belong to joints of this body, bool[W]."""
+        return self._widened(torch.ones(self.joints)) > 0
+
+    def _widened(self, values: Tensor) -> Tensor:
+        missing = values.new_zeros(*values.shape[:-1], self.action_dim - self.joints)
+        return torch.cat([values[..., :-1], missing, values[..., -1:]], dim=-1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists; `from_dict` inverts it."""
-        return {name: getattr(self, name).tolist() for name in ("low", "high", "state_low", "state_high")}
+        ranges = {name: getattr(self, name).tolist() for name in ("low", "high", "state_low", "state_high")}
+        return ranges | ({"width": self.action_dim} if self.action_dim != self.joints else {})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ActionCodec":
@@ -76,7 +105,8 @@ class ActionCodec:
         missing = [name for name in ("low", "high", "state_low", "state_high") if name not in data]
         if missing:
             raise KeyError(f"no action statistics {missing}; the file has {sorted(data)}")
-        return cls(**{name: np.asarray(data[name], dtype=np.float32) for name in data})
+        ranges = {name: np.asarray(data[name], np.float32) for name in ("low", "high", "state_low", "state_high")}
+        return cls(**ranges, width=data.get("width"))
 
 
 def relative_actions(actions: Tensor, state: Tensor) -> Tensor:

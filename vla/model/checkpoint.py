@@ -7,6 +7,7 @@ glimpse-CAMERA.png, where there is one
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,11 @@ def save(
             "cameras": {name: list(size) for name, size in processor.cameras.items()},
             "max_text_tokens": processor.max_text_tokens,
             "actions": processor.codec.to_dict(),
+            "others": [
+                {"embodiment": _body(other.embodiment), "actions": other.codec.to_dict()} for other in processor.others
+            ],
         },
-        "embodiment.json": {"hash": embodiment.hash(), **embodiment.to_dict()},
+        "embodiment.json": _body(embodiment),
         "provenance.json": provenance,
     }
     for name, document in documents.items():
@@ -91,10 +95,7 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
     config = _read(folder, "config.json")
     if config.get("format") != FORMAT:
         raise ValueError(f"{folder} has checkpoint format {config.get('format')!r}, this version reads {FORMAT}")
-    body = _read(folder, "embodiment.json")
-    embodiment = Embodiment.from_dict({key: value for key, value in body.items() if key != "hash"})
-    if embodiment.hash() != body.get("hash"):
-        raise ValueError(f"{folder}/embodiment.json was changed by hand: its hash does not match its content")
+    embodiment = _embodiment(_read(folder, "embodiment.json"), folder / "embodiment.json")
     settings = _read(folder, "processor.json")
     processor = Processor(
         embodiment=embodiment,
@@ -103,6 +104,15 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
         tokenizer=load_tokenizer(folder / "tokenizer.json"),
         max_text_tokens=settings["max_text_tokens"],
         glimpses=_glimpses(folder),
+    )
+    processor.others = tuple(
+        replace(
+            processor,
+            embodiment=_embodiment(other["embodiment"], folder / "processor.json"),
+            codec=ActionCodec.from_dict(other["actions"]),
+            glimpses={},
+        )
+        for other in settings.get("others", [])
     )
     network, weights = Network(**config["network"]), load_file(folder / "model.safetensors")
     if (precision := config.get("precision")) not in (None, *PRECISIONS):
@@ -128,6 +138,17 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_file=str(path), pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", padding_side="left"
     )
+
+
+def _body(embodiment: Embodiment) -> dict[str, Any]:
+    return {"hash": embodiment.hash(), **embodiment.to_dict()}
+
+
+def _embodiment(body: dict[str, Any], path: Path) -> Embodiment:
+    embodiment = Embodiment.from_dict({key: value for key, value in body.items() if key != "hash"})
+    if embodiment.hash() != body.get("hash"):
+        raise ValueError(f"{path} was changed by hand: the hash of its embodiment does not match its content")
+    return embodiment
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class Flow(ReadoutHead):
         given_steps: Tensor,
         sigma_bins: float,
         generator: torch.Generator,
+        there: Tensor | None = None,
     ) -> Tensor:
         """Squared error of the velocity at a random time, more often near the noise: Beta(1.5, 1)."""
         noise = torch.randn(targets.shape, generator=generator).to(targets.device)
@@ -151,6 +152,7 @@ class Diffusion(ReadoutHead):
         given_steps: Tensor,
         sigma_bins: float,
         generator: torch.Generator,
+        there: Tensor | None = None,
     ) -> Tensor:
         """Squared error of the noise after a random number of steps."""
         step = torch.randint(len(self.betas), (len(targets),), generator=generator)

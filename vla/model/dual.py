@@ -27,8 +27,8 @@ class DualEncoder(nn.Module):
         self.look = nn.MultiheadAttention(width, heads, batch_first=True)
         self.image = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
         self.text = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
-        self.scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.bias = nn.Parameter(torch.tensor(-10.0 if loss == "siglip" else 0.0))
+        self.scale = nn.Parameter(torch.tensor([math.log(10.0)]))
+        self.bias = nn.Parameter(torch.tensor([-10.0 if loss == "siglip" else 0.0]))
 
     def images(self, visual: Tensor) -> Tensor:
         """Visual tokens float[B, P, D] -> vectors of length 1, float[B, E]."""

@@ -26,11 +26,11 @@ class GatedCrossAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.visual_norm = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.attention_gate = nn.Parameter(torch.zeros(()))
+        self.attention_gate = nn.Parameter(torch.zeros(1))
         self.mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
-        self.mlp_gate = nn.Parameter(torch.zeros(()))
+        self.mlp_gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, hidden: Tensor, visual: Tensor) -> Tensor:
         """Hidden float[B, N, D] and visual tokens float[B, P, D] -> hidden float[B, N, D]."""

@@ -78,11 +78,13 @@ class ActionHead(nn.Module):
         given_steps: Tensor,
         sigma_bins: float,
         generator: torch.Generator,
+        there: Tensor | None = None,
     ) -> Tensor:
         """Loss of hidden states float[B, N + M, D] against targets float[B, T, A] in -1..1.
 
         counts: bool[B, T], steps that count; given_steps: int[B], leading ones that were shown; sigma_bins: width of
-        soft labels, where the head has bins; generator: of the noise, where it has any.
+        soft labels, where the head has bins; generator: of the noise, where it has any; there: bool[B, A], joints that
+        the body has, None for all. Heads that read again what they said learn the 0 of the others, so that they say it.
         """
         raise NotImplementedError
 
@@ -127,6 +129,13 @@ def is_given(actions: Tensor, given_steps: Tensor) -> Tensor:
 def mean_where(values: Tensor, counts: Tensor) -> Tensor:
     """Mean of float[...] over the places where bool[...] is true, zero where none is."""
     return (values * counts).sum() / counts.sum().clamp_min(1)
+
+
+def over_joints(values: Tensor, there: Tensor | None) -> Tensor:
+    """Mean of float[B, T, A] over the joints bool[B, A] that are there, all by default: float[B, T]."""
+    if there is None:
+        return values.mean(-1)
+    return (values * there[:, None]).sum(-1) / there.sum(-1, keepdim=True)
 
 
 class ResidualMlp(nn.Sequential):

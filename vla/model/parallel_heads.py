@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 
 from vla.model.actions import expectation_around_mode, soft_targets
-from vla.model.head import ActionHead, Context, ResidualMlp, completion_layers, is_given, mean_where
+from vla.model.head import ActionHead, Context, ResidualMlp, completion_layers, is_given, mean_where, over_joints
 
 
 class PlaceholderHead(ActionHead):
@@ -63,13 +63,14 @@ class Parallel(PlaceholderHead):
         given_steps: Tensor,
         sigma_bins: float,
         generator: torch.Generator,
+        there: Tensor | None = None,
     ) -> Tensor:
         """Cross-entropy of the bins with soft labels around the targets; a perfect fit is zero."""
         logits = self.logits(hidden, context.table)
         expected = soft_targets(targets, sigma_bins)
-        per_step = -(expected * torch.log_softmax(logits.float(), dim=-1)).sum(-1).mean(-1)
-        entropy = -(expected * expected.clamp_min(1e-12).log()).sum(-1).mean(-1)
-        return mean_where(per_step - entropy, counts)
+        per_value = -(expected * torch.log_softmax(logits.float(), dim=-1)).sum(-1)
+        entropy = -(expected * expected.clamp_min(1e-12).log()).sum(-1)
+        return mean_where(over_joints(per_value - entropy, there), counts)
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, Tensor]:
         """Expectation around the mode of each bin; confidence is the mass around it."""
@@ -108,9 +109,10 @@ class L1(PlaceholderHead):
         given_steps: Tensor,
         sigma_bins: float,
         generator: torch.Generator,
+        there: Tensor | None = None,
     ) -> Tensor:
         """Mean absolute difference."""
-        return mean_where((self.regress(hidden[:, :-1]).float() - targets).abs().mean(-1), counts)
+        return mean_where(over_joints((self.regress(hidden[:, :-1]).float() - targets).abs(), there), counts)
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
         """The numbers as they are; no confidence comes with them."""

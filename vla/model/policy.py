@@ -29,7 +29,7 @@ class VLAPolicy:
 
     @property
     def embodiment(self) -> Embodiment:
-        """The body that the policy was trained on."""
+        """The body that the policy moves: of those that it was trained on, the first until `check` names another."""
         return self.processor.embodiment
 
     @property
@@ -38,8 +38,8 @@ class VLAPolicy:
         return self.network.embedding.weight.device
 
     def check(self, embodiment: Embodiment) -> None:
-        """Refuse a body that differs from the one of training, naming each difference (ContractError)."""
-        self.embodiment.refuse_other(embodiment)
+        """Move this body from now on; refuse one that is none of training, naming each difference (ContractError)."""
+        self.processor = self.processor.of(embodiment)
 
     @property
     def glimpses(self) -> Glimpses:

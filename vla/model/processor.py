@@ -1,7 +1,7 @@
 """Observations to model inputs and model outputs to action chunks: the processor that trains is the one that serves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from vla.data.video import resize
 from vla.model.actions import ActionCodec
 from vla.model.glimpses import Glimpses
 from vla.model.vocabulary import boxes_to_tokens, tokens_to_boxes
-from vla.types import ActionChunk, Embodiment, Observation
+from vla.types import ActionChunk, ContractError, Embodiment, Observation
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Processor:
     """Everything between the outside world and the tensors, saved with the weights.
 
     cameras: name -> (height, width) [px] that the network sees, in token order; glimpses: what some of them showed in
-    training, see `glimpses.py`.
+    training, see `glimpses.py`; others: the same for further bodies that the network moves.
     """
 
     embodiment: Embodiment
@@ -29,6 +29,19 @@ class Processor:
     tokenizer: PreTrainedTokenizerFast
     max_text_tokens: int
     glimpses: Glimpses = field(default_factory=dict)
+    others: tuple["Processor", ...] = ()
+
+    def of(self, body: Embodiment) -> "Processor":
+        """Return the processor of that body, which knows the others; raises ContractError if there is none."""
+        known, refusals = (self, *self.others), []
+        for number, processor in enumerate(known):
+            try:
+                processor.embodiment.refuse_other(body)
+            except ContractError as error:
+                refusals.append(str(error))
+            else:
+                return replace(processor, others=(*known[:number], *known[number + 1 :]))
+        raise ContractError("\n".join(refusals))
 
     def images(self, observations: Sequence[Observation]) -> dict[str, Tensor]:
         """Frames of a batch, resized: uint8[B, H, W, 3] for each camera of the model."""

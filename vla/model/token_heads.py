@@ -62,6 +62,7 @@ class TokenHead(ReadoutHead):
         given_steps: Tensor,
         sigma_bins: float,
         generator: torch.Generator,
+        there: Tensor | None = None,
     ) -> Tensor:
         """Cross-entropy of the next token among all that it could say."""
         tokens, real = self.spell(targets)

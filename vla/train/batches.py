@@ -8,11 +8,10 @@ N frames of the dataset, B batch, T action horizon, A action dimension.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from vla.model.actions import ActionCodec
 from vla.model.processor import Processor, pad
 from vla.model.prompts import ALL_FINISHED, IS_THERE, JOINS, NOT_VISIBLE, plan_prompt, point_prompt
 from vla.model.vocabulary import LOCATIONS, read_box
+from vla.train.batch import Batch, held
 
 WORDY_SHARE = 0.15  # of the batches that are not `whole`
 PLAN_SHARE = 0.7  # of the questions in `wordy` batches, captions for the rest
@@ -34,79 +34,6 @@ FEWEST_FACTS = 3  # of a caption for the dual encoder; fewer are true of many fr
 ELSEWHERE = 50  # frames in which an answer that is not true of this one is looked for
 FAILED_SHARE = 0.15  # of the plans: the step that is due was tried in vain, and is to be tried again
 TYPES = {"short": {"point": 0.5, "yesno": 0.3, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
-
-
-@dataclass
-class Batch:
-    """One step's worth of training; see `Network.forward` for shapes."""
-
-    kind: str
-    images: dict[str, Tensor]
-    text_ids: Tensor
-    text_mask: Tensor
-    state: Tensor  # float[B, A], measured
-    actions: Tensor  # float[B, T, A], absolute targets
-    counts: Tensor  # bool[B, T], steps that belong to this text
-    given_steps: Tensor  # int[B]
-    progress: Tensor  # float[B]
-    done: Tensor  # float[B]
-    question_ids: Tensor
-    question_mask: Tensor
-    question_labels: Tensor  # int[B, Q], -100 where nothing is asked
-    named_ids: Tensor  # int[B, L], all pointing questions about the frame in one row, padded
-    named_at: Tensor  # int[B, K], the last word of each of them, which names the thing, -1 where none
-    named_box: Tensor  # float[B, K, 4], x0, y0, x1, y1 in 0..1 of the first camera, NaN where not in sight
-    worse_ids: Tensor | None = None  # the same questions with answers that are not true; where preference is taught
-    worse_mask: Tensor | None = None
-    worse_labels: Tensor | None = None
-    caption_ids: Tensor | None = None  # int[B, L], some of what is true of the frame; where a dual encoder is taught
-    caption_mask: Tensor | None = None  # bool[B, L], no word where nothing is known
-    shares: Mapping[str, float] = field(default_factory=dict)  # of a part, see `split`
-
-    def to(self, device: torch.device) -> "Batch":
-        """Move every tensor, images as uint8."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        images = {name: image.to(device, non_blocking=True) for name, image in self.images.items()}
-        return Batch(kind=self.kind, images=images, shares=self.shares, **moved)
-
-    def counted(self) -> dict[str, int]:
-        """How many samples, steps or words each loss is the mean of; of heads that say tokens only nearly."""
-        steps = torch.arange(self.actions.shape[1], device=self.actions.device)
-        counted = {
-            "action": self.counts & (steps >= self.given_steps[:, None]),
-            "completion": torch.ones_like(self.done),
-            "words": self.question_labels[:, 1:] != -100,
-            "grounding": self.named_at >= 0,
-        }
-        if self.worse_labels is not None:
-            counted["preference"] = (self.question_labels != -100).any(1) & (self.worse_labels != -100).any(1)
-        if self.caption_mask is not None:
-            counted["contrast"] = self.caption_mask.any(1)
-        return {name: int(which.sum()) for name, which in counted.items()}
-
-    def split(self, count: int) -> list["Batch"]:
-        """Cut into `count` parts of nearly equal size.
-
-        `shares` of a part say what it has of all that a loss is the mean of, 1 being as much as the mean part: losses
-        of the parts times their shares have the loss of the whole as their mean. Captions are compared within a part.
-        """
-        parts = {name: value.tensor_split(count) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        images = {name: image.tensor_split(count) for name, image in self.images.items()}
-        cut = [
-            Batch(
-                kind=self.kind,
-                images={name: pieces[part] for name, pieces in images.items()},
-                **{name: pieces[part] for name, pieces in parts.items()},
-            )
-            for part in range(count)
-        ]
-        whole = self.counted()
-        for part in cut:
-            mine = {name: count * number / max(1, whole[name]) for name, number in part.counted().items()}
-            part.shares = {name: share * self.shares.get(name, 1.0) for name, share in mine.items()}
-        return cut
 
 
 @dataclass
@@ -202,13 +129,16 @@ class Batches:
         still_weight: float = 1.0,
         worse: bool = False,
         captions: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Prepare.
 
         max_given_steps: d_max, the most leading steps that are shown, in `given_share` of the samples; still_weight:
         how often a frame is used after which nothing moves, against one of motion; worse: whether every question comes
-        with an answer that is not true as well; captions: whether every frame comes with a caption.
+        with an answer that is not true as well; captions: whether every frame comes with a caption; share: which part
+        of so many of each batch is made, see `Batch.split`.
         """
+        self.share = share
         self.worse, self.captions = worse, captions
         self.labels, self.frames, self.processor = labels, frames, processor
         self.tokenize = lru_cache(maxsize=1 << 16)(processor.tokenize)  # most texts come again and again
@@ -224,8 +154,11 @@ class Batches:
         self.whole_share = 0.5 * len(self.long) / (0.5 * len(self.long) + weight.sum())
 
     def __getitem__(self, step: int) -> Batch:
-        rng = np.random.default_rng([self.seed, step])
-        labels, size = self.labels, self.batch_size
+        return self.draw(step, self.batch_size)
+
+    def draw(self, step: int, size: int) -> Batch:
+        """Make a batch of that size, this process' share of it; it depends on seed, step and size alone."""
+        rng, labels, codec = np.random.default_rng([self.seed, step]), self.labels, self.processor.codec
         if rng.random() < self.whole_share:
             kind, index = "whole", rng.choice(self.long, size)
         else:
@@ -234,8 +167,9 @@ class Batches:
         index = np.array([self._with_questions(i, rng) for i in index])
         texts, ends, progress, done = self._ask(index, kind, rng)
         questions = [self._question(i, kind, rng) for i in index]
-        horizon = self.processor.codec.action_horizon
-        counts = index[:, None] + np.arange(horizon) < ends[:, None]
+        counts = index[:, None] + np.arange(codec.action_horizon) < ends[:, None]
+        state = torch.from_numpy(labels.state[index])
+        targets = held(torch.from_numpy(labels.window(index, codec.action_horizon)), torch.from_numpy(counts))
         given = rng.integers(1, self.max_given_steps + 1, size) * (rng.random(size) < self.given_share)
         text_ids, text_mask = pad([self.tokenize(text) for text in texts], self.processor.pad_id)
         question_ids, question_mask, question_labels = self._pack(questions)
@@ -244,18 +178,20 @@ class Batches:
         worse = self._pack(others) if self.worse else (None, None, None)
         captions = [self._caption(i, rng) for i in index] if self.captions else []
         caption_ids, caption_mask = pad(captions, self.processor.pad_id) if captions else (None, None)
-        return Batch(
+        number, count = self.share
+        mine = np.array_split(index, count)[number]
+        batch = Batch(
             kind=kind,
             caption_ids=caption_ids,
             caption_mask=caption_mask,
             worse_ids=worse[0],
             worse_mask=worse[1],
             worse_labels=worse[2],
-            images={name: torch.from_numpy(self.frames.gather(name, index)) for name in self.frames.arrays},
+            images={},
             text_ids=text_ids,
             text_mask=text_mask,
-            state=torch.from_numpy(labels.state[index]),
-            actions=torch.from_numpy(labels.window(index, horizon)),
+            state=codec.encode_state(state),
+            actions=codec.encode(targets, state),
             counts=torch.from_numpy(counts),
             given_steps=torch.from_numpy(np.minimum(given, counts.sum(1))),
             progress=torch.from_numpy(progress.astype(np.float32)),
@@ -266,7 +202,10 @@ class Batches:
             named_ids=named_ids,
             named_at=named_at,
             named_box=named_box,
-        )
+            there=codec.there().expand(size, -1),
+        ).split(count)[number]
+        batch.images = {name: torch.from_numpy(self.frames.gather(name, mine)) for name in self.frames.arrays}
+        return batch
 
     def _with_questions(self, index: int, rng: np.random.Generator) -> int:
         """Move most samples by one frame to where questions are stored; neighbours look nearly the same."""

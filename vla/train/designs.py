@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vla.model.actions import ActionCodec
 from vla.model.heads import fit_head
@@ -13,16 +14,23 @@ CHOICES = ("connector", "tiling", "fusion", "head", "dual", "keep")
 FITTED_ON = 20_000  # chunks at most, evenly spread over the dataset
 
 
-def designs(model: dict[str, Any], labels: Labels, codec: ActionCodec) -> dict[str, Any]:
-    """Arguments of `Network` that `model` of a recipe chooses, with what the head takes from the data.
+def designs(
+    model: dict[str, Any], labels: Labels, codec: ActionCodec, *others: tuple[Labels, ActionCodec]
+) -> dict[str, Any]:
+    """Arguments of `Network` that `model` of a recipe chooses, with what the head takes from the data, and from others.
 
     What a recipe leaves out is left out, and means mlp, no tiling, prefix, parallel, none and all visual tokens.
     """
     chosen = {name: model[name] for name in CHOICES if model.get(name)}
     if "head" in chosen:
-        count = len(labels.state)
-        index = np.arange(count)[:: -(-count // FITTED_ON)]
-        windows = torch.from_numpy(labels.window(index, codec.action_horizon))
-        values = codec.encode(windows, torch.from_numpy(labels.state[index]))
+        values = torch.cat([_chunks(*data) for data in ((labels, codec), *others)])
         chosen["head"] = fit_head(values, **chosen["head"])
     return chosen
+
+
+def _chunks(labels: Labels, codec: ActionCodec) -> Tensor:
+    """Normalised chunks float[N, T, A] from all over a dataset."""
+    count = len(labels.state)
+    index = np.arange(count)[:: -(-count // FITTED_ON)]
+    windows = torch.from_numpy(labels.window(index, codec.action_horizon))
+    return codec.encode(windows, torch.from_numpy(labels.state[index]))

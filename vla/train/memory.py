@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vla.model.network import Network
-from vla.train.batches import Batch
+from vla.train.batch import Batch
 
 Loss = Callable[[Network, Batch, int, int], dict[str, Tensor]]
 

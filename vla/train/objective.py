@@ -10,7 +10,7 @@ from torch import Tensor
 from vla.model.losses import completion_loss, grounding_loss, word_loss
 from vla.model.network import Network
 from vla.model.processor import Processor
-from vla.train.batches import Batch
+from vla.train.batch import Batch
 from vla.train.preference import preference_loss
 
 
@@ -21,13 +21,6 @@ def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tens
     tint = 1 + 0.3 * strength * (2 * torch.rand((len(images), 1, 1, 3), generator=generator) - 1)
     shift = 128 * strength * (2 * torch.rand(shape, generator=generator) - 1)
     return images.float().mul_((gain * tint).to(images.device)).add_(shift.to(images.device)).clamp_(0, 255)
-
-
-def held(actions: Tensor, counts: Tensor) -> Tensor:
-    """Repeat the last target float[B, T, A] that counts bool[B, T] over those that do not, which follow it."""
-    steps = torch.arange(actions.shape[1], device=actions.device)
-    kept = torch.minimum(steps, (counts.sum(1, keepdim=True) - 1).clamp_min(0))
-    return actions.gather(1, kept[..., None].expand_as(actions))
 
 
 def losses(
@@ -51,10 +44,10 @@ def losses(
     sigma_bins, location_sigma: width of the soft labels in bins; augmentation: 0..1; state_noise: standard deviation
     that is added to the normalised state, so that the network looks instead of remembering.
     """
-    codec = processor.codec
-    targets = codec.encode(held(batch.actions, batch.counts), batch.state)
-    state = codec.encode_state(batch.state)
+    targets, state = batch.actions, batch.state
     noise = torch.randn(state.shape, generator=generator).to(state.device)
+    if batch.there is not None:
+        noise = noise * batch.there
     images = {name: augment(image, augmentation, generator) for name, image in batch.images.items()}
     asked = batch.question_ids, batch.question_mask
     outputs = network(
@@ -74,7 +67,7 @@ def losses(
     steps = torch.arange(targets.shape[1], device=targets.device)
     counts = batch.counts & (steps >= batch.given_steps[:, None])
     action = network.head.loss(
-        outputs.action_hidden, outputs.context, targets, counts, batch.given_steps, sigma_bins, generator
+        outputs.action_hidden, outputs.context, targets, counts, batch.given_steps, sigma_bins, generator, batch.there
     )
     grid = next(iter(network.vision.grids.values()), None)
     _, named = network.words(batch.named_ids, batch.named_ids != processor.pad_id, outputs.seen)
@@ -113,5 +106,6 @@ class Objective:
         with torch.autocast(part.state.device.type, torch.bfloat16, enabled=self.bf16):
             more = {"generator": generator, "reference": self.reference}
             found = losses(network, self.processor, part, **more, **self.settings)
-        found = {name: value * part.shares.get(name, 1.0) for name, value in found.items()}
+        shares = part.shares()
+        found = {name: value * shares.get(name, 1.0) for name, value in found.items()}
         return found | {"total": torch.stack([self.weights[name] * value for name, value in found.items()]).sum()}

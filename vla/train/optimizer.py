@@ -39,7 +39,7 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {name: tensor.detach().clone() for name, tensor in _named(network).items()}
+        self.weights = {name: tensor.detach().clone() for name, tensor in named(network).items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
@@ -52,8 +52,8 @@ class Average:
                 self.weights[name].copy_(buffer)
 
 
-def _named(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, each once, also where two layers share one."""
+def named(network: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers that are saved, each once, also where two layers share one."""
     saved = network.state_dict().keys()
     named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     return {name: tensor for name, tensor in named.items() if name in saved}

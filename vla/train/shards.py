@@ -16,7 +16,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from vla.model.network import Network
-from vla.train.batches import Batch
+from vla.train.batch import Batch
 from vla.train.memory import Loss, backward, statistics
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of glibc's malloc.h

@@ -19,74 +19,78 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from vla.data.dataset import EpisodeDataset
-from vla.data.framecache import FrameCache
 from vla.model import checkpoint
-from vla.model.glimpses import glimpses
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
 from vla.result import write_result
-from vla.train.batches import Batches, Labels
 from vla.train.designs import designs
 from vla.train.memory import recompute_activations
 from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
+from vla.train.processes import Peers, Replicas, gathered
 from vla.train.shards import Shards
 from vla.train.snapshot import has_snapshot, load_snapshot, save_snapshot
+from vla.train.sources import Mixture, Source, of_all_bodies, processors, shares_of
 from vla.train.stages import keep_frozen_statistics, merged, part_of, prepare, refuse_untaught
-from vla.types import Embodiment
 
 LOG_EVERY = 20
+DEMONSTRATIONS = "demonstrations"
 MAY_CHANGE = ("out", "leg_minutes", "save_every", "device", "dataset", "frames", "collect", "provenance_note")
-MAY_CHANGE += ("accumulate", "checkpointing")  # what a step costs, not what it teaches
+MAY_CHANGE += ("parallel", "accumulate", "checkpointing")  # what a step costs, not what it teaches
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
 def main(config: DictConfig) -> None:
     """Collect what is missing, train until `steps`, write the checkpoint and the result."""
-    out = Path(HydraConfig.get().runtime.output_dir)
+    peers = Peers(config.device)
+    out = Path(peers.agreed(HydraConfig.get().runtime.output_dir))  # the time in its name may differ by a second
     plain: Any = OmegaConf.to_container(config, resolve=True)
     try:
-        result = train(plain, out)
+        result = train(plain, out, peers)
     except torch.OutOfMemoryError as error:
         raise OSError(
             f"out of memory on {config.device}: raise accumulate= (now {config.accumulate}) or set checkpointing=true; "
             f"{out}/checkpoints/last is the last saved state, the same command with these resumes from it"
         ) from error
+    if not peers.first:
+        return
     path = write_result(out, seed=plain["seed"], **result)
     print(f"{result['steps']} steps, loss {result['loss']:.3f}, {result['samples_per_s']:.0f} samples/s\n{path}")
 
 
-def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Run one leg of training and return what `result.json` holds."""
+def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict[str, Any]:
+    """Run one leg of training and return what `result.json` holds; peers: the processes that train together."""
     started_s = time.monotonic()
     seed, steps, batch_size, accumulate = (config[key] for key in ("seed", "steps", "batch_size", "accumulate"))
     if accumulate < 1:
         raise ValueError(f"accumulate={accumulate}: a batch runs in one piece at least")
-    device = torch.device(config["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
-    shards = config["shards"] or (1 if device.type == "cuda" else _shards(batch_size // accumulate))
+    peers = peers or Peers(config["device"])
+    device, alone = peers.device, peers.count == 1
+    if not alone and config["shards"] not in (None, 1):
+        raise ValueError(f"shards={config['shards']}: with torchrun, start more processes instead")
+    shards = config["shards"] or (1 if device.type == "cuda" or not alone else _shards(batch_size // accumulate))
     torch.manual_seed(seed)
-    _keep_settings(out, config)
+    if peers.first:
+        _keep_settings(out, config)
 
     # Data: demonstrations, their frames in a memory map, their labels in memory.
-    dataset = EpisodeDataset(Path(config["dataset"]) if config["dataset"] else _demonstrations(config, out))
+    if peers.first and not config["dataset"]:
+        _collect(config, out)
+    peers.wait()
+    folders = config["dataset"] or str(out / DEMONSTRATIONS / "dataset")
     cameras = {name: (size[0], size[1]) for name, size in config["model"]["cameras"].items()}
-    frames = FrameCache(dataset, cameras, Path(config["frames"] or out / "frames"))
-    labels = Labels.read(dataset)
+    decoded = Path(config["frames"] or out / "frames")
+    shares = shares_of(folders, config["dataset_weights"])
+    sources = [Source.open(Path(folder), share, cameras, decoded) for folder, share in shares.items()]
     data_s = time.monotonic() - started_s
 
     # Model: the vocabulary and the action ranges come from the data.
     model = config["model"]
-    tokenizer = build_tokenizer(labels.texts())
-    embodiment = Embodiment.from_dict(dataset.info["vla"]["embodiment"])
-    processor = Processor(
-        embodiment,
-        cameras,
-        labels.fit_codec(model["action_horizon"]),
-        tokenizer,
-        model["max_text_tokens"],
-        glimpses(frames.gather, list(cameras), len(dataset)),
-    )
+    tokenizer = build_tokenizer(sorted({text for source in sources for text in source.labels.texts()}))
+    each = processors(sources, tokenizer, model["action_horizon"], model["max_text_tokens"])
+    processor = of_all_bodies(each)
+    fitted = [(source.labels, one.codec) for source, one in zip(sources, each, strict=True)]
     architecture = {
         "vision": model["vision"],
         "language": model["language"],
@@ -94,9 +98,9 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         "vocab_size": len(tokenizer),
         "first_action_id": tokenizer.convert_tokens_to_ids(ACTION_TOKENS[0]),
         "action_horizon": model["action_horizon"],
-        "action_dim": len(embodiment.joints),
+        "action_dim": processor.codec.action_dim,
         "max_text_tokens": model["max_text_tokens"],
-        **designs(model, labels, processor.codec),
+        **designs(model, *fitted[0], *fitted[1:]),
     }
     network = Network(**architecture).to(device).train()
     size = sum(parameter.numel() for parameter in network.parameters())
@@ -108,6 +112,9 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     keep_frozen_statistics(network)
     if config["checkpointing"]:
         recompute_activations(network)
+    bf16 = _bf16(config["precision"], device)
+    objective = Objective(processor, config["objective"], config["loss_weights"], seed, bf16, reference)
+    replicas = None if alone else Replicas(peers, network, objective, accumulate, config["parallel"])
 
     # Optimizer, and the state of an earlier leg.
     optimizer = build_optimizer(
@@ -115,41 +122,40 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     )
     average = Average(network, config["ema_decay"])
     done = load_snapshot(out, network, average, optimizer) or {"step": 0, "seconds": 0.0, "loss": None}
-    batches = Batches(
-        labels,
-        frames,
-        processor,
+    batches = Mixture(
+        sources,
+        each,
         batch_size,
         seed,
-        config["max_given_steps"],
-        config["given_share"],
-        config["still_weight"],
+        max_given_steps=config["max_given_steps"],
+        given_share=config["given_share"],
+        still_weight=config["still_weight"],
         worse=reference is not None,
         captions=network.dual is not None,
+        share=(peers.number, peers.count),
     )
-    provenance = _provenance(config, dataset, size)
+    provenance = _provenance(config, [source.dataset for source in sources], size)
 
     def save(step: int, loss: float | None, seconds: float) -> None:
         progress = {"step": step, "seconds": seconds, "loss": loss}
         save_snapshot(out, network, average, optimizer, progress)
         record = provenance | {"steps": step, "samples": step * batch_size, "train_seconds": round(seconds)}
-        weights = merged(network, average.weights)
-        checkpoint.save(
-            out / "checkpoints" / "last", architecture, weights, processor, record, _storage(config["store"])
-        )
+        weights = gathered(average.weights)
+        if peers.first:
+            weights = merged(replicas.plain if replicas else network, weights)
+            last = out / "checkpoints" / "last"
+            checkpoint.save(last, architecture, weights, processor, record, _storage(config["store"]))
 
     # Loop.
-    bf16 = _bf16(config["precision"], device)
-    objective = Objective(processor, config["objective"], config["loss_weights"], seed, bf16, reference)
-    log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"])
+    log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"]) if peers.first else None
     loss_value, start = done["loss"], done["step"]
     leg_s = math.inf if config["leg_minutes"] is None else 60 * config["leg_minutes"]
     step = start
     smooth: dict[str, float] = {}
     with (
-        Shards(network, shards, objective, accumulate) as replicas,
+        replicas or Shards(network, shards, objective, accumulate) as side_by_side,
         ThreadPoolExecutor(1) as loader,
-        tqdm(total=steps, initial=start, desc="train", unit="step") as bar,
+        tqdm(total=steps, initial=start, desc="train", unit="step", disable=not peers.first) as bar,
     ):
         loop_s = time.monotonic()
         upcoming = loader.submit(batches.__getitem__, start) if start < steps else None
@@ -161,7 +167,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             optimizer.zero_grad(set_to_none=True)
-            parts = replicas.backward(batch, step)
+            parts = side_by_side.backward(batch, step)
             loss_value = parts["total"]
             if not math.isfinite(loss_value):
                 raise FloatingPointError(
@@ -177,15 +183,19 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
             if step % LOG_EVERY == 0:
                 speed = (step + 1 - start) * batch_size / (time.monotonic() - loop_s)
                 bar.set_postfix({"samples/s": f"{speed:.0f}", **{k: f"{v:.3f}" for k, v in smooth.items()}})
-                for name, value in {**smooth, "grad_norm": float(norm), "samples_per_s": speed}.items():
-                    log.add_scalar(f"train/{name}", value, step)
-            elapsed_s = time.monotonic() - started_s
-            if (step + 1) % config["save_every"] == 0 or step + 1 == steps or elapsed_s > leg_s:
+                norm = float(gathered({"norm": norm})["norm"])
+                if log:
+                    for name, value in {**smooth, "grad_norm": norm, "samples_per_s": speed}.items():
+                        log.add_scalar(f"train/{name}", value, step)
+            over = leg_s < math.inf and peers.agreed(time.monotonic() - started_s > leg_s)
+            if (step + 1) % config["save_every"] == 0 or step + 1 == steps or over:
                 save(step + 1, loss_value, done["seconds"] + time.monotonic() - loop_s)
-            if elapsed_s > leg_s:
-                print(f"leg of {config['leg_minutes']} minutes is over at step {step + 1}; the same command goes on")
+            if over:
+                if peers.first:
+                    print(f"{config['leg_minutes']} minutes are over at step {step + 1}; the same command goes on")
                 break
-    log.close()
+    if log:
+        log.close()
     last = step + 1 if start < steps else start
     seconds = time.monotonic() - loop_s
     taken, took_s = (
@@ -210,15 +220,14 @@ def _shards(batch_size: int) -> int:
     return max(1, min(len(os.sched_getaffinity(0)), batch_size // 8))
 
 
-def _demonstrations(config: dict[str, Any], out: Path) -> Path:
-    """Collect the recipe's demonstrations under `out`, as `vla collect` does, and return the dataset."""
+def _collect(config: dict[str, Any], out: Path) -> None:
+    """Collect the recipe's demonstrations under `out`, as `vla collect` does."""
     if not config["collect"]:
         raise ValueError("nothing to train on: give dataset=FOLDER (a LeRobotDataset v3.0) or a recipe that collects")
-    folder = out / "demonstrations"
+    folder = out / DEMONSTRATIONS
     command = [sys.executable, "-m", "vla.data.collect", *config["collect"], f"seed={config['seed']}", f"out={folder}"]
     if subprocess.run(command).returncode:
         raise RuntimeError(f"collecting failed, see above; what is saved in {folder} is used by the same command again")
-    return folder / "dataset"
 
 
 def _reference(network: Network, init: str | None) -> Network:
@@ -274,14 +283,15 @@ def _keep_settings(out: Path, config: dict[str, Any]) -> None:
     path.write_text(json.dumps(fixed, indent=1))
 
 
-def _provenance(config: dict[str, Any], dataset: EpisodeDataset, parameters: int) -> dict[str, Any]:
+def _provenance(config: dict[str, Any], datasets: list[EpisodeDataset], parameters: int) -> dict[str, Any]:
     """What made this checkpoint."""
     git = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).resolve().parent, check=False
     )
+    records = [{"hash": data.hash, "episodes": len(data.episodes), "frames": len(data)} for data in datasets]
     return {
         "commit": git.stdout.strip() or "unknown",
-        "dataset": {"hash": dataset.hash, "episodes": len(dataset.episodes), "frames": len(dataset)},
+        "dataset": records[0] if len(records) == 1 else records,
         "recipe": {
             key: value for key, value in config.items() if key not in ("out", "dataset", "frames", "provenance_note")
         },
