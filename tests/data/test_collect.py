@@ -54,6 +54,17 @@ def test_n_episodes_are_saved_and_failed_attempts_counted(collected):
     assert sum(kind["episodes"] for kind in result["per_kind"].values()) == 12
 
 
+def test_failed_attempts_are_kept_when_asked_for(tmp_path):
+    result = collect(demonstrator(keep_failures=True), tmp_path / "dataset", episodes=6, workers=1)
+    dataset = EpisodeDataset(tmp_path / "dataset")
+    successes = [episode.extra["success"] for episode in dataset.episodes]
+    assert 0 < sum(successes) < 6 and result["attempts"] == 6 and result["expert_success"] == sum(successes) / 6
+    executed, perturbed = dataset.column("executed")[:, 0], dataset.column("perturbed")
+    np.testing.assert_allclose(executed, dataset.column("action")[:, 0] - 0.1 * perturbed, atol=1e-6)
+    for episode, success in zip(dataset.episodes, successes, strict=True):
+        assert dataset.column("next.success")[episode.start + episode.length - 1] == success
+
+
 def test_labels_belong_to_their_frames(collected):
     dataset = EpisodeDataset(collected[0])
     state, action = dataset.column("observation.state"), dataset.column("action")

@@ -44,6 +44,7 @@ def main(config: DictConfig) -> None:
         vqa_count=plain["vqa_count"],
         tail_frames=plain["tail_frames"],
         max_attempts=plain["max_attempts"],
+        keep_failures=plain["keep_failures"],
     )
     demonstrator = Demonstrator(settings, make_expert=instantiate(config.expert, _partial_=True), codec=plain["codec"])
     result = collect(
@@ -105,18 +106,19 @@ def _summary(dataset: EpisodeDataset) -> dict[str, Any]:
     """Count episodes and the attempts that they took, in all and for each kind."""
     kinds: dict[str, dict[str, float]] = {}
     for episode in dataset.episodes:
-        counts = kinds.setdefault(episode.extra["kind"], {"episodes": 0, "frames": 0, "attempts": 0})
+        counts = kinds.setdefault(episode.extra["kind"], {"episodes": 0, "frames": 0, "attempts": 0, "successes": 0})
         counts["episodes"] += 1
+        counts["successes"] += episode.extra.get("success", True)
         counts["frames"] += episode.length
         counts["attempts"] += episode.extra["attempts"]
     for counts in kinds.values():
-        counts["expert_success"] = counts["episodes"] / counts["attempts"]
+        counts["expert_success"] = counts["successes"] / counts["attempts"]
     attempts = sum(counts["attempts"] for counts in kinds.values())
     return {
         "episodes": len(dataset.episodes),
         "frames": len(dataset),
         "attempts": attempts,
-        "expert_success": len(dataset.episodes) / attempts,
+        "expert_success": sum(counts["successes"] for counts in kinds.values()) / attempts,
         "per_kind": dict(sorted(kinds.items())),
         "dataset": dataset.root,
     }

@@ -43,6 +43,7 @@ class Settings:
     vqa_count: int  # questions at such a frame
     tail_frames: int  # frames recorded after completion
     max_attempts: int  # of one episode
+    keep_failures: bool = False  # whether an attempt that failed is saved as well, instead of being repeated
 
     def __post_init__(self) -> None:
         weights = list(self.mix.values())
@@ -99,16 +100,17 @@ class Demonstrator:
         return self._environments[name], {"kind": kind} if name == "default" else {}
 
     def record(self, root: Path, episode: int) -> Outcome:
-        """Repeat episode number `episode` until the expert succeeds, and save that attempt into the dataset `root`."""
+        """Save episode number `episode` into the dataset `root`: the first attempt that succeeds, or just the first."""
         kind = self.settings.kind(episode)
         environment, _ = self.environment(kind)
         world: Any = environment.unwrapped
         fps, features = int(world.embodiment()["control_hz"]), dataset_features(environment)
         for attempt in range(self.settings.max_attempts):
             with EpisodeRecorder(root, episode, fps, features, self.codec) as recorder:
-                if self._attempt(recorder, kind, attempt):
+                success = self._attempt(recorder, kind, attempt)
+                if success or self.settings.keep_failures:
                     seed = self.settings.episode_seed(episode, attempt)
-                    recorder.save(extra={"kind": kind, "seed": seed, "attempts": attempt + 1})
+                    recorder.save(extra={"kind": kind, "seed": seed, "attempts": attempt + 1, "success": success})
                     return Outcome(episode, kind, recorder.length, attempt + 1)
         raise RuntimeError(
             f"the expert failed {self.settings.max_attempts} times in a row at episode {episode} ({kind}): "
@@ -130,6 +132,7 @@ class Demonstrator:
             executed, perturbed = expert.perturb(action)
             frame = {CAMERA + camera: image for camera, image in observation["pixels"].items()}
             frame |= {"observation.state": observation["agent_pos"], "action": action, "perturbed": perturbed}
+            frame["executed"] = executed
             asked = settings.vqa_stride and recorder.length % settings.vqa_stride == 0
             frame["vqa"] = json.dumps(world.questions(random, settings.vqa_count) if asked else [])
             frame |= subtask_labels(info)
@@ -168,7 +171,7 @@ def dataset_features(environment: gymnasium.Env) -> Features:
         shape = [camera.height, camera.width, 3]
         features[CAMERA + name] = {"dtype": "video", "shape": shape, "names": ["height", "width", "channels"]}
     joints = {"dtype": "float32", "shape": [len(body.joints)], "names": [f"{joint}.pos" for joint in body.joints]}
-    features |= {"observation.state": joints, "action": dict(joints)}
+    features |= {"observation.state": joints, "action": dict(joints), "executed": dict(joints)}
     single = {"subtask": "string", "progress": "float32", "done": "bool", "finished": "string", "vqa": "string"}
     single |= {"perturbed": "bool", "next.success": "bool"}
     return features | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in single.items()}

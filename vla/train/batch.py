@@ -37,6 +37,7 @@ class Batch:
     worse_ids: Tensor | None = None  # the same questions with answers that are not true; where preference is taught
     worse_mask: Tensor | None = None
     worse_labels: Tensor | None = None
+    worse_actions: Tensor | None = None  # float[B, T, A], chunks of failed rollouts, where these are to be avoided
     caption_ids: Tensor | None = None  # int[B, L], some of what is true of the frame; where a dual encoder is taught
     caption_mask: Tensor | None = None  # bool[B, L], no word where nothing is known
     there: Tensor | None = None  # bool[B, A], joints that the body has, where bodies differ
@@ -63,6 +64,8 @@ class Batch:
         }
         if self.worse_labels is not None:
             counted["preference"] = (self.question_labels != -100).any(1) & (self.worse_labels != -100).any(1)
+        if self.worse_actions is not None:
+            counted["preference_actions"] = torch.ones_like(self.done)
         if self.caption_mask is not None:
             counted["contrast"] = self.caption_mask.any(1)
         return {name: int(which.sum()) for name, which in counted.items()}

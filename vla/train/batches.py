@@ -53,6 +53,8 @@ class Labels:
     plans: list[tuple[str, ...]] = field(repr=False)  # of every episode, its subtasks in order
     plan_of: np.ndarray = field(repr=False)  # int[N], row in `plans` and `absent`
     absent: list[tuple[str, ...]] = field(repr=False)  # of every episode, things that are known not to be there
+    failed: np.ndarray | None = field(default=None, repr=False)  # bool[N], whether the episode ended without success
+    executed: np.ndarray | None = field(default=None, repr=False)  # float32[N, A], targets that the arm was given
 
     @classmethod
     def read(cls, dataset: EpisodeDataset) -> "Labels":
@@ -61,6 +63,7 @@ class Labels:
         count, names = len(dataset), {number: text for text, number in dataset.tasks.items()}
         ends, numbers, plan_of = np.zeros((2, count), int), np.zeros(count, int), np.zeros(count, int)
         plans: list[tuple[str, ...]] = []
+        lengths = [episode.length for episode in dataset.episodes]
         for row, episode in enumerate(dataset.episodes):
             start, stop = episode.start, episode.start + episode.length
             new = [i for i in range(start + 1, stop) if subtask[i] != subtask[i - 1]]
@@ -83,6 +86,8 @@ class Labels:
             plans=plans,
             plan_of=plan_of,
             absent=[_absent(dataset.column("vqa")[e.start : e.start + e.length]) for e in dataset.episodes],
+            failed=np.repeat([not e.extra.get("success", True) for e in dataset.episodes], lengths),
+            executed=np.stack(dataset.column("executed")) if "executed" in dataset.features else None,
         )
 
     def texts(self) -> list[str]:
@@ -98,6 +103,20 @@ class Labels:
         """Absolute targets float32[B, T, A] from each frame on, the last one of the episode repeated."""
         steps = np.minimum(index[:, None] + np.arange(horizon), self.episode_end[index][:, None] - 1)
         return self.action[steps]
+
+    def executed_window(self, index: np.ndarray, horizon: int) -> np.ndarray:
+        """What the arm was given instead of `window`, float32[B, T, A]."""
+        assert self.executed is not None
+        return self.executed[np.minimum(index[:, None] + np.arange(horizon), self.episode_end[index][:, None] - 1)]
+
+    def astray(self, horizon: int) -> np.ndarray:
+        """Frames of failed episodes from which on the arm was not given what the expert would have done, bool[N]."""
+        if self.executed is None or self.failed is None:
+            return np.zeros(len(self.state), bool)
+        differ = np.abs(self.executed - self.action).max(axis=1) > 1e-6
+        ahead = np.concatenate([[0], np.cumsum(differ)])
+        stop = np.minimum(np.arange(len(differ)) + horizon, self.subtask_end)
+        return self.failed & (ahead[stop] > ahead[:-1])
 
     def still(self, steps: int = 5, tolerance: float = 0.02) -> np.ndarray:
         """Whether joints and targets stay within `tolerance` [rad, 0..1] over the next steps, bool[N].
@@ -129,27 +148,35 @@ class Batches:
         still_weight: float = 1.0,
         worse: bool = False,
         captions: bool = False,
+        failures: bool = False,
         share: tuple[int, int] = (0, 1),
     ) -> None:
         """Prepare.
 
         max_given_steps: d_max, the most leading steps that are shown, in `given_share` of the samples; still_weight:
         how often a frame is used after which nothing moves, against one of motion; worse: whether every question comes
-        with an answer that is not true as well; captions: whether every frame comes with a caption; share: which part
-        of so many of each batch is made, see `Batch.split`.
+        with an answer that is not true as well; captions: whether every frame comes with a caption; failures:
+        whether every frame is one of a failed episode, and comes with what went wrong there; share: which part of so
+        many of each batch is made, see `Batch.split`. Raises ValueError where nothing of that kind is known.
         """
         self.share = share
-        self.worse, self.captions = worse, captions
+        self.worse, self.captions, self.failures = worse, captions, failures
         self.labels, self.frames, self.processor = labels, frames, processor
         self.tokenize = lru_cache(maxsize=1 << 16)(processor.tokenize)  # most texts come again and again
         self.batch_size, self.seed = batch_size, seed
         self.max_given_steps, self.given_share = max_given_steps, given_share
         steps = np.array([len(plan) for plan in labels.plans])[labels.plan_of]
-        self.long = np.flatnonzero(steps > 1)
+        used = labels.astray(processor.codec.action_horizon) if failures else np.ones(len(steps), bool)
+        if not used.any():
+            raise ValueError(
+                "no frame of a failed rollout in which the arm was led astray: collect some with "
+                "vla collect keep_failures=true noise=1 noise_level=3"
+            )
+        self.long = np.flatnonzero((steps > 1) & used)
         single = np.flatnonzero(steps == 1)
         self.said = sorted({(labels.task[i], labels.subtask[i]) for i in single})  # the operator's words, the subtask
         # A long-horizon frame is used with its subtask half of the time and with the whole instruction otherwise.
-        weight = np.where(steps > 1, 0.5, 1.0) * np.where(labels.still(), still_weight, 1.0)
+        weight = np.where(steps > 1, 0.5, 1.0) * np.where(labels.still(), still_weight, 1.0) * used
         self.short_cumulative = np.cumsum(weight) / weight.sum()
         self.whole_share = 0.5 * len(self.long) / (0.5 * len(self.long) + weight.sum())
 
@@ -164,12 +191,17 @@ class Batches:
         else:
             kind = "wordy" if rng.random() < WORDY_SHARE else "short"
             index = np.searchsorted(self.short_cumulative, rng.random(size)).clip(max=len(labels.state) - 1)
-        index = np.array([self._with_questions(i, rng) for i in index])
+        if not self.failures:
+            index = np.array([self._with_questions(i, rng) for i in index])
         texts, ends, progress, done = self._ask(index, kind, rng)
         questions = [self._question(i, kind, rng) for i in index]
         counts = index[:, None] + np.arange(codec.action_horizon) < ends[:, None]
         state = torch.from_numpy(labels.state[index])
-        targets = held(torch.from_numpy(labels.window(index, codec.action_horizon)), torch.from_numpy(counts))
+        now = torch.from_numpy(counts)
+        targets = held(torch.from_numpy(labels.window(index, codec.action_horizon)), now)
+        wrong = None
+        if self.failures:
+            wrong = held(torch.from_numpy(labels.executed_window(index, codec.action_horizon)), now)
         given = rng.integers(1, self.max_given_steps + 1, size) * (rng.random(size) < self.given_share)
         text_ids, text_mask = pad([self.tokenize(text) for text in texts], self.processor.pad_id)
         question_ids, question_mask, question_labels = self._pack(questions)
@@ -192,7 +224,8 @@ class Batches:
             text_mask=text_mask,
             state=codec.encode_state(state),
             actions=codec.encode(targets, state),
-            counts=torch.from_numpy(counts),
+            worse_actions=None if wrong is None else codec.encode(wrong, state),
+            counts=now,
             given_steps=torch.from_numpy(np.minimum(given, counts.sum(1))),
             progress=torch.from_numpy(progress.astype(np.float32)),
             done=torch.from_numpy(done.astype(np.float32)),

@@ -11,7 +11,7 @@ from vla.model.losses import completion_loss, grounding_loss, word_loss
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.train.batch import Batch
-from vla.train.preference import preference_loss
+from vla.train.preference import chunk_margin, chunk_preference_loss, preference_loss
 
 
 def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -38,8 +38,9 @@ def losses(
 ) -> dict[str, Tensor]:
     """Return the unweighted losses `action`, `completion`, `words` and `grounding` of a batch.
 
-    With a reference there is also `preference` for true answers, see `preference_loss`, which explains beta; with
-    a dual encoder `contrast` of frames and captions.
+    With a reference there is also `preference` for true answers, see `preference_loss`, which explains beta, or
+    `preference_actions` where the batch holds chunks of failed rollouts; with a dual encoder `contrast` of frames and
+    captions.
 
     sigma_bins, location_sigma: width of the soft labels in bins; augmentation: 0..1; state_noise: standard deviation
     that is added to the normalised state, so that the network looks instead of remembering.
@@ -48,13 +49,14 @@ def losses(
     noise = torch.randn(state.shape, generator=generator).to(state.device)
     if batch.there is not None:
         noise = noise * batch.there
+    noisy = state + state_noise * noise
     images = {name: augment(image, augmentation, generator) for name, image in batch.images.items()}
     asked = batch.question_ids, batch.question_mask
     outputs = network(
         images,
         batch.text_ids,
         batch.text_mask,
-        state + state_noise * noise,
+        noisy,
         targets,
         batch.given_steps,
         *(asked if network.one_prefix else ()),
@@ -81,7 +83,14 @@ def losses(
         known = batch.caption_mask.any(dim=1)
         texts = network.meaning(batch.caption_ids[known], batch.caption_mask[known])
         found["contrast"] = network.dual.loss(network.dual.images(outputs.visual[known]), texts)
-    if reference is not None:
+    if reference is not None and batch.worse_actions is not None:
+        compared = counts[..., None] & (torch.ones_like(targets) > 0 if batch.there is None else batch.there[:, None])
+        chunks = targets, batch.worse_actions, compared
+        with torch.no_grad():
+            before = reference(images, batch.text_ids, batch.text_mask, noisy, targets, batch.given_steps)
+            theirs = chunk_margin(reference, before, *chunks)
+        found["preference_actions"] = chunk_preference_loss(chunk_margin(network, outputs, *chunks), theirs, beta)
+    elif reference is not None:
         assert batch.worse_ids is not None and batch.worse_mask is not None and batch.worse_labels is not None
         better = batch.question_ids, batch.question_mask, batch.question_labels
         worse = batch.worse_ids, batch.worse_mask, batch.worse_labels

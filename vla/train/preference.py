@@ -1,16 +1,19 @@
-"""Preference between two answers to one question: the true one and one that could have been said but is not true.
+"""Preference between two answers to one question, the true one and one that could have been said but is not true, or
+between two chunks for one frame, what the expert would do and what was done there in a rollout that failed.
 
 Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, equation 7): a network learns to tell the two
 apart by more than a copy of itself from before does, so that it makes up less without forgetting how to speak.
 
-B batch, P visual tokens, Q tokens of question and answer.
+B batch, P visual tokens, Q tokens of question and answer, T action horizon, A action dimension.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vla.model.network import Network
+from vla.model.network import Network, Outputs
+from vla.model.parallel_heads import Parallel
+from vla.model.vocabulary import ACTION_BINS
 
 Said = tuple[Tensor, Tensor, Tensor]  # ids int[B, Q], mask bool[B, Q], labels int[B, Q], -100 where nothing is answered
 
@@ -48,3 +51,26 @@ def answer_log_probability(network: Network, visual: Tensor, ids: Tensor, mask: 
     labels = labels[:, 1:]
     said = log_probability.gather(2, labels.clamp_min(0)[..., None]).squeeze(-1)
     return (said * (labels != -100)).sum(dim=1)
+
+
+def chunk_preference_loss(mine: Tensor, theirs: Tensor, beta: float) -> Tensor:
+    """Loss of margins float[B] of network and reference, by which the better chunk is likelier than the worse one."""
+    return -functional.logsigmoid(beta * (mine - theirs)).mean()
+
+
+def chunk_margin(network: Network, outputs: Outputs, better: Tensor, worse: Tensor, counts: Tensor) -> Tensor:
+    """By how much one chunk float[B, T, A] in -1..1 is likelier than another, in log-probability float[B].
+
+    counts: bool[B, T, A], values that are compared. Raises ValueError for a head that gives no probabilities of chunks.
+    """
+    if not isinstance(network.head, Parallel):
+        name = type(network.head).__name__.lower()
+        raise ValueError(f"prefer_actions=true: the head {name} says no probability of a chunk; possible: parallel")
+    logits = network.head.logits(outputs.action_hidden, outputs.context.table)
+    log_probability = torch.log_softmax(logits.float(), dim=-1)
+
+    def of(chunk: Tensor) -> Tensor:
+        bins = ((chunk + 1) / 2 * ACTION_BINS).long().clamp(0, ACTION_BINS - 1)
+        return (log_probability.gather(-1, bins[..., None]).squeeze(-1) * counts).sum((1, 2))
+
+    return of(better) - of(worse)

@@ -63,6 +63,8 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
     """Run one leg of training and return what `result.json` holds; peers: the processes that train together."""
     started_s = time.monotonic()
     seed, steps, batch_size, accumulate = (config[key] for key in ("seed", "steps", "batch_size", "accumulate"))
+    if config["preference"] and config["prefer_actions"]:
+        raise ValueError("preference=true prefer_actions=true: choose one, the other can follow in a run of its own")
     if accumulate < 1:
         raise ValueError(f"accumulate={accumulate}: a batch runs in one piece at least")
     peers = peers or Peers(config["device"])
@@ -107,7 +109,7 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
     rates, lora, init = config["rates"], config["lora"], config["init"]
     drawn = _start_from(Path(init), network, processor) if init else set(network.state_dict())
     refuse_untaught(drawn, rates, lora, init)
-    reference = _reference(network, init) if config["preference"] else None
+    reference = _reference(network, init) if config["preference"] or config["prefer_actions"] else None
     prepare(network, rates, lora)
     keep_frozen_statistics(network)
     if config["checkpointing"]:
@@ -130,7 +132,8 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
         max_given_steps=config["max_given_steps"],
         given_share=config["given_share"],
         still_weight=config["still_weight"],
-        worse=reference is not None,
+        worse=config["preference"],
+        failures=config["prefer_actions"],
         captions=network.dual is not None,
         share=(peers.number, peers.count),
     )
@@ -233,7 +236,7 @@ def _collect(config: dict[str, Any], out: Path) -> None:
 def _reference(network: Network, init: str | None) -> Network:
     """Return a copy to prefer against; the network itself must go on as it stands, batch statistics included."""
     if init is None:
-        raise ValueError("preference=true: give init=, a checkpoint whose answers are to become better")
+        raise ValueError("preference=true: give init=, a checkpoint whose answers (or actions) are to become better")
     return deepcopy(network.eval()).requires_grad_(False)
 
 

@@ -1,0 +1,103 @@
+"""A network comes to prefer what would have been right to what was done in rollouts that failed."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+
+from tests.model.tiny import tiny_config, tiny_policy
+from tests.train.test_shards import batch
+from vla.data.framecache import FrameCache
+from vla.model.network import Network
+from vla.model.processor import Processor
+from vla.model.vocabulary import build_tokenizer
+from vla.train.batches import Batches, Labels
+from vla.train.objective import losses
+from vla.train.preference import chunk_margin
+from vla.types import Embodiment
+
+HORIZON = 4
+
+
+def batches(dataset, folder, labels):
+    cameras = {"front": (32, 32)}
+    body = Embodiment.from_dict(dataset.info["vla"]["embodiment"])
+    processor = Processor(body, cameras, labels.fit_codec(HORIZON), build_tokenizer(labels.texts()), 80)
+    return Batches(labels, FrameCache(dataset, cameras, folder, workers=1), processor, 8, 3, 2, 0.0, failures=True)
+
+
+def test_pairs_come_from_failed_rollouts_that_left_the_way(demonstrations, tmp_path):
+    """As if the first two episodes had failed, and the arm had been given something else at their fifth frame."""
+    labels = Labels.read(demonstrations)
+    assert not labels.failed.any() and np.array_equal(labels.executed, labels.action)  # collected without noise
+    labels.failed = labels.plan_of < 2
+    starts = [episode.start for episode in demonstrations.episodes]
+    labels.executed[[start + 5 for start in starts], 0] += 0.1
+    astray = [start + step for start in starts[:2] for step in range(2, 6)]
+    assert np.flatnonzero(labels.astray(HORIZON)).tolist() == astray
+    made = batches(demonstrations, tmp_path, labels)
+    for step in range(4):
+        data = made[step]
+        decoded = [
+            made.processor.codec.decode(chunk, torch.zeros(8, 6)) for chunk in (data.actions, data.worse_actions)
+        ]
+        differ = (decoded[1] - decoded[0])[data.counts]
+        assert differ[:, 0].max() == pytest.approx(0.1, abs=1e-3) and differ[:, 1:].abs().max() < 1e-4
+        assert ((decoded[1] - decoded[0])[..., 0].amax(1) > 0.09).all()
+
+
+def test_without_failed_rollouts_it_says_how_to_get_some(demonstrations, tmp_path):
+    with pytest.raises(ValueError, match="vla collect keep_failures=true"):
+        batches(demonstrations, tmp_path, Labels.read(demonstrations))
+
+
+@pytest.fixture
+def compared():
+    policy, data = tiny_policy(), batch(tiny_policy())
+    random = torch.Generator().manual_seed(1)
+    data.actions, data.worse_actions = (2 * torch.rand(data.actions.shape, generator=random) - 1 for _ in range(2))
+    return policy, data
+
+
+def test_a_network_like_its_reference_loses_log_2_and_comes_to_prefer_the_better_chunk(compared):
+    policy, data = compared
+    network, reference = policy.network, deepcopy(policy.network).requires_grad_(False)
+    settings = {"sigma_bins": 1.5, "location_sigma": 12.0, "augmentation": 0.0, "state_noise": 0.0, "beta": 0.1}
+
+    def preference():
+        random = torch.Generator().manual_seed(0)
+        found = losses(network, policy.processor, data, generator=random, reference=reference, **settings)
+        assert "preference" not in found
+        return found["preference_actions"]
+
+    assert preference().item() == pytest.approx(np.log(2), abs=1e-5)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(15):
+        optimizer.zero_grad()
+        preference().backward()
+        optimizer.step()
+    assert preference() < 0.3
+    counts = torch.ones_like(data.actions) > 0
+    inputs = data.images, data.text_ids, data.text_mask, data.state, data.actions, data.given_steps
+    margins = [chunk_margin(n, n(*inputs), data.actions, data.worse_actions, counts) for n in (network, reference)]
+    assert (margins[0] > margins[1]).all()
+
+
+def test_steps_and_joints_that_do_not_count_are_not_compared(compared):
+    policy, data = compared
+    network = policy.network
+    outputs = network(data.images, data.text_ids, data.text_mask, data.state, data.actions, data.given_steps)
+    counts = torch.ones_like(data.actions) > 0
+    counts[:, 2:], counts[..., 1] = False, False
+    margin = chunk_margin(network, outputs, data.actions, data.worse_actions, counts)
+    data.worse_actions[:, 2:], data.worse_actions[..., 1] = 0.5, -0.5
+    assert torch.equal(margin, chunk_margin(network, outputs, data.actions, data.worse_actions, counts))
+
+
+def test_a_head_without_probabilities_is_refused(compared):
+    policy, data = compared
+    network = Network(**tiny_config(policy.processor.tokenizer), head={"name": "l1"})
+    outputs = network(data.images, data.text_ids, data.text_mask, data.state, data.actions, data.given_steps)
+    with pytest.raises(ValueError, match="the head l1 says no probability of a chunk; possible: parallel"):
+        chunk_margin(network, outputs, data.actions, data.worse_actions, data.actions > -2)
