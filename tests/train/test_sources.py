@@ -53,7 +53,7 @@ def test_samples_come_from_each_source_by_its_weight_and_say_which_joints_are_th
         narrow += int(stiff.sum())
         assert batch.state.shape == (16, 6) and batch.there[:, -1].all() and (batch.there.sum(1) >= 5).all()
         assert (batch.state[~batch.there] == 0).all() and (batch.actions.mT[~batch.there] == 0).all()
-        assert batch.actions.abs().max() <= 1 and batch.images["front"].shape == (16, *CAMERAS["front"], 3)
+        assert batch.actions.abs().max() < 1.5 and batch.images["front"].shape == (16, *CAMERAS["front"], 3)
         assert (batch.question_mask | (batch.question_labels == -100)).all()
     assert 0.65 < narrow / (30 * 16) < 0.85
     assert torch.equal(of()[7].actions, batches[7].actions)

@@ -75,8 +75,9 @@ class Peers:
             self.accelerator.wait_for_everyone()
 
     def leave(self) -> None:
-        """End the group."""
+        """End the group when all have come here."""
         if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
             self.accelerator.end_training()
 
 

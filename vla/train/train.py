@@ -53,10 +53,10 @@ def main(config: DictConfig) -> None:
             f"out of memory on {config.device}: raise accumulate= (now {config.accumulate}) or set checkpointing=true; "
             f"{out}/checkpoints/last is the last saved state, the same command with these resumes from it"
         ) from error
-    if not peers.first:
-        return
-    path = write_result(out, seed=plain["seed"], **result)
-    print(f"{result['steps']} steps, loss {result['loss']:.3f}, {result['samples_per_s']:.0f} samples/s\n{path}")
+    if peers.first:
+        path = write_result(out, seed=plain["seed"], **result)
+        print(f"{result['steps']} steps, loss {result['loss']:.3f}, {result['samples_per_s']:.0f} samples/s\n{path}")
+    peers.leave()
 
 
 def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict[str, Any]:
