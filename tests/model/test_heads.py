@@ -281,7 +281,7 @@ def test_eulers_method_ends_at_the_chunk_that_the_velocity_points_to():
         starts.append((noisy.clone(), time.clone()))
         return starts[0][0] - targets
 
-    network.head.velocity = straight
+    network.head.field.velocity = straight
     values = network.act(**batch_of(2)).values
     torch.testing.assert_close(values, targets, atol=1e-5, rtol=1e-5)
     assert [time[0, 0].item() for _, time in starts] == pytest.approx([1 - k / 10 for k in range(10)])
@@ -292,8 +292,8 @@ def test_given_steps_are_at_time_zero_and_the_prefix_is_read_but_never_grows():
     network, batch = network_with("flow"), batch_of(2, targets=smooth_chunks(2))
     batch["given_steps"] = torch.tensor([2, 0])
     outputs = network(**batch, taught=False)
-    length, velocity, times = outputs.context.cache.get_seq_length(), network.head.velocity, []
-    network.head.velocity = lambda noisy, time, context: (times.append(time), velocity(noisy, time, context))[1]
+    length, velocity, times = outputs.context.cache.get_seq_length(), network.head.field.velocity, []
+    network.head.field.velocity = lambda noisy, time, context: (times.append(time), velocity(noisy, time, context))[1]
     values, _ = network.head.decide(
         outputs.action_hidden, outputs.context, batch["given_actions"], batch["given_steps"]
     )
@@ -308,7 +308,7 @@ def test_an_insulated_language_model_learns_nothing_from_the_expert(insulate):
     loss_of(network, batch_of(2, targets=smooth_chunks(2))).backward()
     gradients = [weight.grad for weight in network.language.parameters() if weight.grad is not None]
     assert any(gradient.any() for gradient in gradients) != insulate
-    assert network.head.outward.weight.grad.any()
+    assert network.head.field.outward.weight.grad.any()
 
 
 def test_an_expert_takes_no_setting_that_its_model_does_not_have():

@@ -23,16 +23,17 @@ class Context:
     table: Tensor  # float[V, D], the embedding of every word and action id
     transformer: Callable[..., Any]  # of the language model
     present: Tensor  # bool[B, P], which tokens so far may be seen
-    position: int  # of the next token
+    position: int | Tensor  # of the next token; int[B, 1] where rows differ
     cache: Cache | None  # keys and values of all tokens so far, where the head asked for them
     sight: dict[str, Tensor] = field(default_factory=dict)  # what the transformer looks at beside the sequence
+    state: Tensor | None = None  # float[B, A] in -1..1, for a head that reads it itself
 
     def go_on(self, embeddings: Tensor) -> Tensor:
         """Append tokens float[B, N, D], each of which sees all before it, and return their hidden states."""
         batch, count = embeddings.shape[:2]
         self.present = torch.cat([self.present, self.present.new_ones(batch, count)], dim=1)
-        positions = torch.arange(self.position, self.position + count, device=embeddings.device)
-        self.position += count
+        positions = self.position + torch.arange(count, device=embeddings.device)
+        self.position = self.position + count
         return self.transformer(
             inputs_embeds=embeddings,
             attention_mask=self.present.long(),

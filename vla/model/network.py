@@ -213,7 +213,7 @@ class Network(nn.Module):
         acting = hidden[:, before:after]
         completion = self.head.completion(acting[:, self.head.completion_at])
         visible = there & (kind != QUESTION)
-        context = Context(self.embedding.weight, self.language.base_model, visible, next_position, cache, sight)
+        context = Context(self.embedding.weight, self.language.base_model, visible, next_position, cache, sight, state)
         question = hidden[:, after:] if question_ids is not None else None
         return Outputs(acting, context, completion[:, 0], completion[:, 1], question, visual, seen)
 
