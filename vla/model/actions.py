@@ -124,6 +124,24 @@ def bin_centers(bins: int = ACTION_BINS, device: torch.device | str = "cpu") -> 
     return (torch.arange(bins, device=device, dtype=torch.float32) + 0.5) / bins * 2 - 1
 
 
+def edge_bins(values: Tensor, bins: int = ACTION_BINS) -> Tensor:
+    """Number the 255 bins between 256 edges over -1..1 from 1: float[...] -> int[...], 256 for 1 itself.
+
+    Source: OpenVLA, arXiv:2406.09246, `prismatic/vla/action_tokenizer.py`, to the bit: edges in double precision.
+    """
+    return torch.bucketize(values.double().clamp(-1, 1).contiguous(), _edges(bins, values.device), right=True)
+
+
+def edge_centers(numbers: Tensor, bins: int = ACTION_BINS) -> Tensor:
+    """Invert `edge_bins` up to half a bin: int[...] -> float[...]; 256, which only 1 itself has, is the last bin."""
+    edges = _edges(bins, numbers.device)
+    return ((edges[:-1] + edges[1:]) / 2)[(numbers - 1).clamp(0, bins - 2)].float()
+
+
+def _edges(bins: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.linspace(-1, 1, bins)).to(device)
+
+
 def soft_targets(values: Tensor, sigma_bins: float, bins: int = ACTION_BINS) -> Tensor:
     """Spread each value over neighbouring bins as a Gaussian: float[...] in -1..1 -> probabilities float[..., bins].
 

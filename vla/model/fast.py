@@ -27,7 +27,7 @@ class FastCodec:
         self.shape = (action_horizon, action_dim)
         self.scale, self.low, self.high = scale, low, high
         self.tokenizer = Tokenizer.from_str(json.dumps(bpe))
-        self.waves = torch.from_numpy(dct(np.eye(action_horizon), axis=0, norm="ortho").astype(np.float32))  # [T, T]
+        self.waves = cosines(action_horizon)
         vocabulary = self.tokenizer.get_vocab()
         self.lengths = torch.zeros(len(vocabulary), dtype=torch.long)  # symbols of each token
         for text, number in vocabulary.items():
@@ -39,8 +39,7 @@ class FastCodec:
 
         vocabulary: tokens in all. Raises ValueError where that is fewer than there are coefficients.
         """
-        waves = torch.from_numpy(dct(np.eye(values.shape[1]), axis=0, norm="ortho").astype(np.float32))
-        coefficients = (waves @ values.float() * scale).round().long()
+        coefficients = (cosines(values.shape[1]) @ values.float() * scale).round().long()
         low, high = int(coefficients.min()), int(coefficients.max())
         alphabet = [chr(FIRST + i) for i in range(high - low + 1)]
         if len(alphabet) > vocabulary:
@@ -60,10 +59,13 @@ class FastCodec:
         """S."""
         return self.shape[0] * self.shape[1]
 
+    def coefficients(self, values: Tensor) -> Tensor:
+        """Normalised chunks float[B, T, A] -> rounded cosine coefficients int[B, T, A], low frequencies first."""
+        return (self.waves @ values.detach().float().cpu() * self.scale).round().long()
+
     def encode(self, values: Tensor) -> list[list[int]]:
         """Normalised chunks float[B, T, A] -> tokens of each; coefficients beyond the fitted range are cut."""
-        coefficients = (self.waves @ values.detach().float().cpu() * self.scale).round().long()
-        rows = coefficients.clamp(self.low, self.high).flatten(1).tolist()
+        rows = self.coefficients(values).clamp(self.low, self.high).flatten(1).tolist()
         return [encoding.ids for encoding in self.tokenizer.encode_batch([_text(row, self.low) for row in rows])]
 
     def decode(self, rows: list[list[int]]) -> Tensor:
@@ -76,6 +78,11 @@ class FastCodec:
             chunks.append([ord(symbol) - FIRST + self.low for symbol in symbols])
         coefficients = torch.tensor(chunks, dtype=torch.float32).unflatten(1, self.shape) / self.scale
         return self.waves.T @ coefficients
+
+
+def cosines(length: int) -> Tensor:
+    """Orthonormal cosine transform as a matrix float[T, T], whose rows are frequencies."""
+    return torch.from_numpy(dct(np.eye(length), axis=0, norm="ortho").astype(np.float32))
 
 
 def _text(coefficients: list[int], low: int) -> str:

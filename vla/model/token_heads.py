@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig
 
+from vla.model.actions import edge_bins, edge_centers
 from vla.model.fast import FastCodec
 from vla.model.head import Context, ReadoutHead, mean_where
-from vla.model.vocabulary import ACTION_BINS
 
 
 class TokenHead(ReadoutHead):
@@ -123,17 +123,13 @@ class Autoregressive(TokenHead):
 
     def spell(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """float[B, T, A] -> ids int[B, T * A], joint after joint, step after step; all are real."""
-        edges = torch.linspace(-1, 1, ACTION_BINS, device=values.device)
-        bins = torch.bucketize(values.float().clamp(-1, 1).contiguous(), edges, right=True)  # 1..256, as np.digitize
-        ids = (self.action_ids.stop - bins).flatten(1)
+        ids = (self.action_ids.stop - edge_bins(values)).flatten(1)
         return ids, torch.ones_like(ids, dtype=torch.bool)
 
     def read(self, tokens: Tensor) -> Tensor:
         """Ids int[B, T * A] -> centres of their bins float[B, T, A]."""
-        edges = torch.linspace(-1, 1, ACTION_BINS, device=tokens.device)
-        centers = (edges[:-1] + edges[1:]) / 2
-        bins = (self.action_ids.stop - tokens - 1).clamp(0, ACTION_BINS - 2)
-        return centers[bins].unflatten(1, (self.action_horizon, self.action_dim))
+        values = edge_centers(self.action_ids.stop - tokens)
+        return values.unflatten(1, (self.action_horizon, self.action_dim))
 
     def decided(self, given_steps: Tensor) -> Tensor:
         """A tokens a step."""
