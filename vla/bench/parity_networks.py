@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def pi0_of_transformers() -> Pairs:
     noise, targets, time = torch.randn(2, HORIZON, 7), torch.randn(2, HORIZON, 7), torch.tensor([0.3, 0.9])
     both = torch.ones(2, dtype=torch.bool)
     frames = ids.new_full((2, 2 * IMAGE_TOKENS), IMAGE_ID)
-    seen = dict(
+    seen: dict[str, Any] = dict(
         pixel_values=pixels,
         pixel_attention_mask=both.expand(2, -1),
         input_ids=torch.cat([frames, ids], dim=1),

@@ -152,7 +152,7 @@ class CrossLayers(nn.Module):
             return kept
         keys, values = (
             project[number](given.transpose(1, 2).flatten(2)).unflatten(2, (given.shape[1], -1)).transpose(1, 2)
-            for project, given in ((self.keys, kept.keys), (self.values, kept.values))
+            for project, given in zip((self.keys, self.values), kept.kept, strict=True)
         )
         return _AloneLayer(keys, values)
 
@@ -174,17 +174,18 @@ class _KeptLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self.kept = keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+        keys, values = self.kept
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
 class _AloneLayer(_KeptLayer):
     """The same, and all that the layer looks at."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.keys, self.values
+        return self.kept
 
 
 def _kept(cache: Cache, insulate: bool) -> Cache:

@@ -114,12 +114,12 @@ class LeRobotPolicy:
         folder = LeRobotFolder.read(path)
         _refuse_other(folder)
         weights, config = load_file(folder.path / "model.safetensors"), folder.config
-        named = vlm or config.get("vlm_model_name")
         if folder.kind == "pi0":
             network: FlowVLA = lerobot_weights.pi0(weights, config["chunk_size"])
         else:
             every = config["self_attn_every_n_layers"] if config["attention_mode"] == "cross_attn" else 1
-            network = lerobot_weights.smolvla(weights, AutoConfig.from_pretrained(named), every, config["chunk_size"])
+            whole = AutoConfig.from_pretrained(vlm or config["vlm_model_name"])
+            network = lerobot_weights.smolvla(weights, whole, every, config["chunk_size"])
         words = tokenizer or _step(folder.path, "policy_preprocessor.json", "tokenizer_processor")["tokenizer_name"]
         return cls(folder, network, AutoTokenizer.from_pretrained(words))
 
