@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.control.grammar import Skill
-from vla.control.hierarchy import Hierarchy, Pacing
+from vla.control.hierarchy import Hierarchy, Pacing, within_reach
+from vla.model.prompts import READY
 
-PICK = Skill("pick up the cube", "pick", ("cube",), check="is the gripper holding the cube")
+PICK = Skill("pick up the cube", "pick", ("cube",), check="is the gripper holding the cube", holds=True)
 PLACE = Skill("put the cube in the bowl", "place", ("cube", "bowl"), check="is the cube in the bowl")
 PRESS = Skill("press the button", "press")
 
@@ -112,6 +113,78 @@ def test_the_same_subtask_asked_for_twice_counts_twice():
     assert hierarchy.finished == [PRESS, PRESS]
 
 
+def back(hierarchy, step):
+    """Let the arm step back until it is there."""
+    assert hierarchy.subtask == READY and not hierarchy.wants_plan and not hierarchy.wants_checks
+    hierarchy.take_prediction(0.0, step)
+    assert hierarchy.subtask == READY
+    hierarchy.take_prediction(1.0, step + 3)
+    assert hierarchy.subtask != READY
+
+
+def test_what_was_declared_done_is_looked_at_again_from_the_ready_pose():
+    hierarchy = begun(PLACE, step_back=True)
+    say_done(hierarchy, 10)
+    hierarchy.take_checks(["yes"], 12)
+    back(hierarchy, 15)
+    assert hierarchy.wants_checks == [PLACE.check] and hierarchy.finished == []
+    hierarchy.take_checks(["yes"], 20)
+    assert hierarchy.finished == [PLACE] and hierarchy.wants_plan
+    assert [(note.step, note.event) for note in hierarchy.notes] == [(0, "plan"), (11, "done")]
+
+
+def test_what_the_second_look_denies_is_tried_again_and_given_up_in_the_end():
+    hierarchy = begun(PLACE, step_back=True, attempts=2)
+    for step in (10, 40):
+        assert hierarchy.subtask == PLACE.text
+        say_done(hierarchy, step)
+        hierarchy.take_checks(["yes"], step + 2)
+        back(hierarchy, step + 5)
+        hierarchy.take_checks(["no"], step + 10)
+    assert hierarchy.ended == "gave_up" and hierarchy.subtask is None
+    assert events(hierarchy) == ["plan", "not_done", "not_done", "gave_up"]
+
+
+def test_nobody_steps_back_with_something_in_the_hand():
+    hierarchy = begun(PICK, step_back=True)
+    say_done(hierarchy, 10)
+    hierarchy.take_checks(["yes"], 12)
+    assert hierarchy.finished == [PICK] and hierarchy.wants_plan
+
+
+def test_after_a_skill_without_a_question_the_arm_steps_back_once():
+    hierarchy = begun(PRESS, step_back=True)
+    say_done(hierarchy, 5)
+    assert hierarchy.finished == [PRESS]
+    back(hierarchy, 8)
+    assert hierarchy.wants_plan
+
+
+def test_another_attempt_begins_at_the_ready_pose():
+    hierarchy = begun(PICK, step_back=True, subtask_timeout_steps=20)
+    hierarchy.take_prediction(0.1, 20)
+    back(hierarchy, 23)
+    assert hierarchy.wants_plan and hierarchy.failed == PICK.text
+
+
+def test_the_way_back_takes_no_longer_than_it_may():
+    hierarchy = begun(PRESS, step_back=True, step_back_steps=40)
+    say_done(hierarchy, 5)
+    hierarchy.take_prediction(0.0, 45)
+    assert hierarchy.subtask == READY
+    hierarchy.take_prediction(None, 46)
+    assert hierarchy.subtask is None and hierarchy.wants_plan
+
+
+def test_only_a_policy_with_a_ready_pose_steps_back():
+    class Knows:
+        ready = (0.0, 0.0)
+
+    asked = Pacing(step_back=True)
+    assert within_reach(asked, Knows()).step_back and not within_reach(asked, object()).step_back
+    assert not within_reach(Pacing(step_back=False), Knows()).step_back
+
+
 def test_an_unknown_switch_is_refused():
     with pytest.raises(ValueError, match="possible: completion, timer"):
         Pacing(switch="clock")
@@ -120,10 +193,12 @@ def test_an_unknown_switch_is_refused():
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["yes", "no", "perhaps"]), st.integers(0, 4)), max_size=400),
     st.booleans(),
+    st.booleans(),
 )
-def test_it_always_knows_what_it_wants(moves, replan):
+def test_it_always_knows_what_it_wants(moves, replan, step_back):
     """Whatever is answered, it either has a subtask, wants a plan, wants checks, or has ended; never two at once."""
-    hierarchy, plans = Hierarchy("do it", Pacing(replan=replan, subtask_timeout_steps=30)), [PICK, PLACE, PRESS, None]
+    pacing, plans = Pacing(replan=replan, step_back=step_back, subtask_timeout_steps=30), [PICK, PLACE, PRESS, None]
+    hierarchy = Hierarchy("do it", pacing)
     for step, (done, answer, plan) in enumerate(moves):
         if hierarchy.wants_checks:
             hierarchy.take_checks([answer] * len(hierarchy.wants_checks), 3 * step)

@@ -82,6 +82,23 @@ def test_a_glimpse_that_is_no_picture_is_refused(saved):
         checkpoint.load(saved[1])
 
 
+@pytest.mark.parametrize("ready", [None, [0.5, -1.25, 0.25]])
+def test_the_ready_pose_comes_back(tmp_path, ready):
+    policy = tiny_policy()
+    policy.processor.ready = None if ready is None else np.array(ready, np.float32)
+    config = tiny_config(policy.processor.tokenizer)
+    checkpoint.save(tmp_path / "tiny", config, policy.network.state_dict(), policy.processor, {})
+    loaded = checkpoint.load(tmp_path / "tiny").ready
+    assert loaded is None if ready is None else loaded.tolist() == ready
+
+
+def test_a_ready_pose_of_another_body_is_refused(saved):
+    path = saved[1] / "processor.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ready": [0.0, 1.0]}))
+    with pytest.raises(ValueError, match="ready pose must be 3 finite values"):
+        checkpoint.load(saved[1])
+
+
 def test_glimpses_come_back_to_the_bit(tmp_path):
     policy = tiny_policy()
     glimpse = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)

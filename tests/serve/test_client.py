@@ -273,6 +273,21 @@ def test_glimpses_that_are_none_are_refused(start: Start, told: object) -> None:
         RemotePolicy(url, **SLOW)
 
 
+@pytest.mark.parametrize("ready", [None, [0.5, -1.25, 0.25]])
+def test_the_ready_pose_comes_with_the_greeting(start: Start, ready: list[float] | None) -> None:
+    policy = tiny_policy()
+    policy.processor.ready = None if ready is None else np.array(ready, np.float32)
+    with RemotePolicy(start(policy).address, **SLOW) as client:
+        assert (client.ready is None) if ready is None else client.ready.tolist() == ready
+
+
+@pytest.mark.parametrize("told", ["home", np.zeros(2, np.float32), np.full(3, np.nan, np.float32)])
+def test_a_ready_pose_that_is_none_is_refused(start: Start, told: object) -> None:
+    greeting = unpack(hello(start)) | {"ready": told}
+    with impostor(greeting=pack(greeting)) as url, pytest.raises(WrongAnswer, match="ready pose must be 3 finite"):
+        RemotePolicy(url, **SLOW)
+
+
 def test_a_body_that_was_changed_on_the_way_is_refused(start: Start) -> None:
     metadata = unpack(hello(start))
     metadata["embodiment"]["velocity_max"][0] *= 2

@@ -1,4 +1,4 @@
-"""Frames of standing still are recognised, also with something in the jaws, and used less often."""
+"""Frames of standing still are recognised, also with something in the jaws; where episodes begin is known."""
 
 import numpy as np
 
@@ -23,6 +23,13 @@ def labels(state, action):
         plan_of=nothing.astype(int),
         absent=[()],
     )
+
+
+def test_the_ready_pose_is_the_middle_of_those_in_which_episodes_begin():
+    state = np.array([[1.0, 0.0], [9.0, 9.0], [3.0, 1.0], [9.0, 9.0], [9.0, 9.0]])
+    some = labels(state, state)
+    some.plan_of = np.array([0, 0, 1, 1, 1])
+    np.testing.assert_allclose(some.ready(), [2.0, 0.5])
 
 
 def test_a_moving_joint_is_not_still_until_it_stops():

@@ -24,6 +24,7 @@ class Skill:
     name: str  # key in the grammar
     things: tuple[str, ...] = ()  # named in the text; they must be in sight
     check: str = ""  # question about a frame whose "yes" says that it is accomplished, where there is one
+    holds: bool = False  # whether it ends with something in the hand
 
 
 class Grammar:
@@ -38,8 +39,8 @@ class Grammar:
         """Spell every sentence out.
 
         skills: name -> {say: sentence with {slots}, also: other wordings of it, check: question with the same slots, if
-        any}; slots: name ->
-        lists of words of which one each is said, as [[red, blue], [cube]]; things: those that name what must be seen.
+        any, holds: true where it ends with something in the hand}; slots: name -> lists of words of which one each is
+        said, as [[red, blue], [cube]]; things: those that name what must be seen.
         """
         values = {slot: [" ".join(words) for words in product(*lists)] for slot, lists in slots.items()}
         self._skills: dict[str, Skill] = {}  # by every wording
@@ -53,9 +54,10 @@ class Grammar:
                 named = tuple(filled[slot] for slot in names if slot in things)
                 if len(set(named)) == len(named):  # nothing goes onto itself
                     text = skill["say"].format(**filled)
-                    one = Skill(text, name, named, skill.get("check", "").format(**filled))
+                    one = Skill(text, name, named, skill.get("check", "").format(**filled), skill.get("holds", False))
                     for wording in (skill["say"], *skill.get("also", ())):
                         self._skills.setdefault(wording.format(**filled), one)
+        self.things = sorted({thing for skill in self for thing in skill.things})
         self._sentences = [skill.text for skill in self]
         if not self._skills:
             raise ValueError("a grammar needs at least one skill")

@@ -1,19 +1,20 @@
 """From one instruction to subtasks, one after the other: what to do now, when it is over, what to try again.
 
 The planner says what comes next; a subtask is over when the completion output says so k times and, where the skill has
-a question for it, the model's own answer agrees. What takes too long is tried again, then given up, and the arm holds.
-With `replan`, everything is looked at once more in the end, and what has come undone is done again.
+a question for it, the model's own answer agrees: at once, and again when the arm has stepped back to its ready pose,
+where it hides nothing. What takes too long is tried again from there, then given up, and the arm holds. With `replan`,
+everything is looked at once more in the end, and what has come undone is done again.
 
 This is bookkeeping without clocks, models or threads: it says what it wants to know (`wants_plan`, `wants_checks`) and
 is told. Steps are control steps.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vla.control.completion import Completion
 from vla.control.grammar import Skill
-from vla.model.prompts import ALL_FINISHED
+from vla.model.prompts import ALL_FINISHED, READY
 
 SWITCHES = ("completion", "timer")
 
@@ -34,11 +35,18 @@ class Pacing:
     subtask_timeout_steps: int = 120  # then the planner is asked again
     refused_steps: int = 10  # from a plan that was refused to the next question, about another frame
     attempts: int = 3  # at a subtask, before giving up and holding still
+    step_back: bool = False  # return to the ready pose after each attempt that leaves the hand empty
+    step_back_steps: int = 40  # that this may take
     linger_steps: int = 10  # recorded after success, or after the policy says that all is done
 
     def __post_init__(self) -> None:
         if self.switch not in SWITCHES:
             raise ValueError(f"switch is {self.switch!r}; possible: {', '.join(SWITCHES)}")
+
+
+def within_reach(pacing: Pacing, policy: object) -> Pacing:
+    """Leave out of a pacing what a policy cannot do: without a ready pose it does not step back."""
+    return replace(pacing, step_back=pacing.step_back and getattr(policy, "ready", None) is not None)
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,13 @@ class Hierarchy:
         self.refused = ""
         self.ask_step = 0  # not before this one is the planner asked again
         self.ended: str | None = None  # "done" or "gave_up"
+        self.seen: set[str] = set()  # things that have been in sight
         self.notes: list[Note] = []
         self._attempt, self._tried = 0, ""
         self._started_step = 0
-        self._claimed = False  # the present subtask was declared done, and the check is still out
+        self._claimed_step: int | None = None  # when the present subtask was declared done, while it is checked
+        self._back_since: int | None = None  # the step at which the arm began to return to its ready pose
+        self._is_back = False  # it has returned there since the present subtask was declared done
         self._reviewing = False  # all was said to be done, and is looked at once more
         self._again: list[Skill] = []  # accomplished once, now to be done again before the planner is asked
         self._redone, self._redoing = 0, False
@@ -74,17 +85,21 @@ class Hierarchy:
     @property
     def subtask(self) -> str | None:
         """The words that the controller gets now, None while there are none."""
+        if self._back_since is not None:
+            return READY
         return self.skill.text if self.skill else None
 
     @property
     def wants_plan(self) -> bool:
         """Whether the planner must speak before the controller can act."""
-        return self.skill is None and self.ended is None and not self._reviewing
+        return self.skill is None and self.ended is None and not self._reviewing and self._back_since is None
 
     @property
     def wants_checks(self) -> list[str]:
         """The yes/no questions to answer about the present frame."""
-        if self._claimed and self.skill:
+        if self._back_since is not None:
+            return []
+        if self._claimed_step is not None and self.skill:
             return [self.skill.check]
         return [skill.check for skill in self.finished if skill.check] if self._reviewing else []
 
@@ -112,31 +127,31 @@ class Hierarchy:
 
     def take_prediction(self, done: float | None, step: int) -> bool:
         """Feed the completion output of one chunk; return whether the subtask was declared done by it."""
+        if self._back_since is not None:
+            late = step - self._back_since >= self.pacing.step_back_steps
+            if late or (done is not None and done >= self.pacing.threshold):
+                self._back_since = None
+            return False
         assert self.skill is not None
         if self.pacing.switch == "timer":
             claimed = step - self._started_step >= self.pacing.timer_steps
         else:
             claimed = self.completion.update(done)
         if claimed and self.pacing.check and self.skill.check and self.pacing.switch == "completion":
-            self._claimed = True
+            self._claimed_step = step
         elif claimed:
             self._complete(step)
         elif self.pacing.switch == "completion" and step - self._started_step >= self.pacing.subtask_timeout_steps:
             self._note(step, "timeout", self.skill.text)
             self.failed, self.skill = self.skill.text, None
+            self._step_back(step)
         return claimed
 
     def take_checks(self, answers: Sequence[str], step: int) -> None:
         """Take the answers to `wants_checks`, in its order."""
         accomplished = [answer.strip() == "yes" for answer in answers]
-        if self._claimed:
-            assert self.skill is not None
-            self._claimed = False
-            if accomplished[0]:
-                self._complete(step)
-            else:
-                self._note(step, "not_done", self.skill.text)
-                self.completion.reset()
+        if self._claimed_step is not None:
+            self._judge(accomplished[0], step)
             return
         self._reviewing = False
         checked = [skill for skill in self.finished if skill.check]
@@ -149,13 +164,32 @@ class Hierarchy:
         self._again, self._redone, self._redoing = undone[1:], self._redone + 1, True
         self._begin(undone[0], step)
 
+    def _judge(self, accomplished: bool, step: int) -> None:
+        """Take the answer about the subtask that was declared done; a "yes" must be said again from the ready pose."""
+        assert self.skill is not None
+        if not accomplished:
+            self._note(step, "not_done", self.skill.text)
+            if self._is_back:
+                self._begin(self.skill, step)
+            else:
+                self._claimed_step = None
+                self.completion.reset()
+        elif self._is_back or self.skill.holds or not self.pacing.step_back:
+            self._complete(step)
+        else:
+            self._step_back(step)
+
+    def _step_back(self, step: int) -> None:
+        if self.pacing.step_back:
+            self._back_since, self._is_back = step, True
+
     def _begin(self, skill: Skill, step: int) -> None:
         """Start with a skill, or give up on it."""
         self._count(skill.text)
         if self._attempt > self.pacing.attempts:
             self._end("gave_up", step)
             return
-        self.skill, self._started_step, self._claimed = skill, step, False
+        self.skill, self._started_step, self._claimed_step, self._is_back = skill, step, None, False
         self.completion.reset()
 
     def _count(self, text: str) -> None:
@@ -165,15 +199,18 @@ class Hierarchy:
     def _complete(self, step: int) -> None:
         """Count the present subtask as accomplished."""
         assert self.skill is not None
-        self._note(step, "done", self.skill.text)
+        self._note(step if self._claimed_step is None else self._claimed_step, "done", self.skill.text)
         if not self._redoing:
             self.finished.append(self.skill)
+        if not self.skill.holds and not self._is_back:
+            self._step_back(step)
+        self._claimed_step = None
         self.failed, self.skill = "", None  # what is asked for again at once counts as another attempt
         if self._again:
             self._begin(self._again.pop(0), step)
 
     def _end(self, how: str, step: int) -> None:
-        self.skill, self.ended = None, how
+        self.skill, self.ended, self._back_since = None, how, None
         self._note(step, "finished" if how == "done" else how, self.instruction)
 
     def _note(self, step: int, event: str, text: str) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from vla.control.grammar import Grammar
-from vla.control.hierarchy import Hierarchy, Pacing
+from vla.control.hierarchy import Hierarchy, Pacing, within_reach
 from vla.control.planner import ChatPlanner, ClausePlanner, PolicyPlanner
 from vla.control.steering import Steering, Verbatim
 from vla.control.supervisor import Supervisor, Turn
@@ -91,9 +91,8 @@ class Stepping:
 def by_policy(*, policy: Any, grammar: Grammar, instruction: str, pacing: Pacing, control_hz: float) -> Steering:
     """Let the policy plan for itself; raises ValueError where it does not plan in words."""
     _must(policy, "planner=policy", "next_subtask", "generate")
-    return Stepping(
-        Supervisor(ClausePlanner(grammar, PolicyPlanner(policy)), grammar, policy), instruction, pacing, control_hz
-    )
+    supervisor = Supervisor(ClausePlanner(grammar, PolicyPlanner(policy)), grammar, policy)
+    return Stepping(supervisor, instruction, within_reach(pacing, policy), control_hz)
 
 
 def by_chat(
@@ -111,7 +110,7 @@ def by_chat(
     _must(policy, "planner=chat", "generate")
     examples = list({skill.name: skill.text for skill in grammar}.values())
     planner = ChatPlanner(url, model, examples, token=os.environ.get("VLA_CHAT_TOKEN"), timeout_s=timeout_s)
-    return Stepping(Supervisor(planner, grammar, policy), instruction, pacing, control_hz)
+    return Stepping(Supervisor(planner, grammar, policy), instruction, within_reach(pacing, policy), control_hz)
 
 
 def without_planner(**_: Any) -> Steering:

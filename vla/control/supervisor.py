@@ -70,20 +70,24 @@ class Supervisor:
                 continue
             try:
                 skill = self.grammar.parse(text)
-                turn.hierarchy.take_plan(admit(skill, self._seen_in(turn.observation, skill.things)), turn.step)
+                self._look_for(skill.things, turn)
+                turn.hierarchy.take_plan(admit(skill, turn.hierarchy.seen.__contains__), turn.step)
             except PlanRefusedError as error:
                 turn.hierarchy.take_refusal(str(error), turn.step)
 
-    def _seen_in(self, observation: Observation, things: Sequence[str]):
-        """Look for things in two ways, and return whether each was found, as a function of its name.
+    def _look_for(self, things: Sequence[str], turn: Turn) -> None:
+        """Look for things, and for all that the operator names, in two ways; what is found has been seen from then on.
 
-        What is there is found almost always; the shipped model also points at most things that are not there, so for
-        it this stops little. The grammar does not depend on it.
+        So that what an arm hides now may still be named. What is there is found almost always; the shipped model also
+        points at most things that are not there, so for it this stops little. The grammar does not depend on it.
         """
-        boxes = self._ask([(observation, point_prompt(thing)) for thing in things], POINT_TOKENS)
-        answers = self._ask([(observation, f"is there {_article(t)} {t}") for t in things], CHECK_TOKENS)
-        told = zip(things, boxes, answers, strict=True)
-        return {thing for thing, box, yes in told if box.startswith("<box") or yes.strip() == "yes"}.__contains__
+        hierarchy = turn.hierarchy
+        named = [thing for thing in self.grammar.things if thing in hierarchy.instruction]
+        wanted = [thing for thing in dict.fromkeys([*things, *named]) if thing not in hierarchy.seen]
+        boxes = self._ask([(turn.observation, point_prompt(thing)) for thing in wanted], POINT_TOKENS)
+        answers = self._ask([(turn.observation, f"is there {_article(t)} {t}") for t in wanted], CHECK_TOKENS)
+        told = zip(wanted, boxes, answers, strict=True)
+        hierarchy.seen |= {thing for thing, box, yes in told if box.startswith("<box") or yes.strip() == "yes"}
 
     def _ask(self, asked: Sequence[tuple[Observation, str]], max_tokens: int) -> list[str]:
         if not asked:

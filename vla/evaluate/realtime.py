@@ -23,7 +23,7 @@ from vla.control.deploy import check_contract
 from vla.control.executor import Executor
 from vla.control.grammar import Grammar
 from vla.control.guard import Guard
-from vla.control.hierarchy import Hierarchy, Pacing
+from vla.control.hierarchy import Hierarchy, Pacing, within_reach
 from vla.control.inference import Timed
 from vla.control.loop import Loop
 from vla.control.planner import ClausePlanner, PolicyPlanner
@@ -181,7 +181,7 @@ class RealtimeHost(Host):
     def _stepping(self, policy: PlanningPolicy, spoken: str, clock: Clock, body: Embodiment) -> Stepping:
         supervisor = Supervisor(ClausePlanner(self._grammar, PolicyPlanner(policy)), self._grammar, policy)
         thread = Late(clock, self._realtime.planner_ms / 1000)
-        return Stepping(supervisor, spoken, self._pacing, body.control_hz, thread)
+        return Stepping(supervisor, spoken, within_reach(self._pacing, policy), body.control_hz, thread)
 
     def _ask(self, episode: Episode, robot: TrialRobot) -> None:
         self.observation = robot.observe()

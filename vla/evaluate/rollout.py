@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vla.control.grammar import Grammar
-from vla.control.hierarchy import Pacing
+from vla.control.hierarchy import Pacing, within_reach
 from vla.control.planner import ClausePlanner, PolicyPlanner
 from vla.control.supervisor import Supervisor, Turn
 from vla.evaluate.episodes import Case, Episode
@@ -157,6 +157,7 @@ def run(
     A crash of an environment ends its episode with the traceback in the record; errors of the policy are raised.
     """
     supervisor = Supervisor(ClausePlanner(grammar, PolicyPlanner(policy)), grammar, policy)
+    pacing = within_reach(pacing, policy)
     control_dt_s = 1.0 / policy.embodiment.control_hz
     waiting, idle = deque(cases), list(workers.all)
     flying: dict[int, Flight] = {}

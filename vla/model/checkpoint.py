@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -59,8 +60,10 @@ def save(
             "cameras": {name: list(size) for name, size in processor.cameras.items()},
             "max_text_tokens": processor.max_text_tokens,
             "actions": processor.codec.to_dict(),
+            **_pose(processor),
             "others": [
-                {"embodiment": _body(other.embodiment), "actions": other.codec.to_dict()} for other in processor.others
+                {"embodiment": _body(other.embodiment), "actions": other.codec.to_dict(), **_pose(other)}
+                for other in processor.others
             ],
         },
         "embodiment.json": _body(embodiment),
@@ -104,6 +107,7 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
         tokenizer=load_tokenizer(folder / "tokenizer.json"),
         max_text_tokens=settings["max_text_tokens"],
         glimpses=_glimpses(folder),
+        ready=_ready(settings),
     )
     processor.others = tuple(
         replace(
@@ -111,6 +115,7 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
             embodiment=_embodiment(other["embodiment"], folder / "processor.json"),
             codec=ActionCodec.from_dict(other["actions"]),
             glimpses={},
+            ready=_ready(other),
         )
         for other in settings.get("others", [])
     )
@@ -138,6 +143,15 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_file=str(path), pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", padding_side="left"
     )
+
+
+def _pose(processor: Processor) -> dict[str, Any]:
+    """What the file says of the ready pose; `_ready` reads it."""
+    return {} if processor.ready is None else {"ready": processor.ready.tolist()}
+
+
+def _ready(settings: dict[str, Any]) -> np.ndarray | None:
+    return np.array(settings["ready"], np.float32) if "ready" in settings else None
 
 
 def _body(embodiment: Embodiment) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from vla.model.glimpses import Glimpses
 from vla.model.memory import Memory
 from vla.model.network import Network
 from vla.model.processor import Processor
-from vla.model.prompts import plan_prompt
+from vla.model.prompts import READY, plan_prompt
+from vla.model.ready import way_back
 from vla.model.vocabulary import unknown_words
 from vla.types import ActionChunk, Embodiment, Observation
 
@@ -46,6 +47,11 @@ class VLAPolicy:
         """What some of the cameras showed in training, very small."""
         return self.processor.glimpses
 
+    @property
+    def ready(self) -> np.ndarray | None:
+        """The pose in which demonstrations begin, float[A] [rad, gripper 0..1]; `prompts.READY` leads back to it."""
+        return self.processor.ready
+
     @torch.no_grad()
     def act(
         self,
@@ -58,6 +64,23 @@ class VLAPolicy:
         given: float32[B, N, A] absolute targets, of which the first `given_steps` are already decided and kept; the
         rest is predicted to continue them (prefix conditioning of real-time chunking).
         """
+        if self.ready is None or all(o.instruction != READY for o in observations):
+            return self._decide(observations, given, given_steps)
+        chunks = []
+        for row, observation in enumerate(observations):
+            shown = None if given is None else given[row : row + 1]
+            if observation.instruction == READY:
+                decided = None if shown is None else shown[0, :given_steps]
+                steps = self.processor.codec.action_horizon
+                chunks.append(way_back(observation, self.ready, self.embodiment, steps, decided))
+            else:
+                chunks += self._decide([observation], shown, given_steps)
+        return chunks
+
+    def _decide(
+        self, observations: Sequence[Observation], given: np.ndarray | None, given_steps: int
+    ) -> list[ActionChunk]:
+        """Let the network answer; see `act`."""
         processor = self.processor
         state = processor.state(observations)
         batch = len(observations)

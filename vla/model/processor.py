@@ -20,7 +20,8 @@ class Processor:
     """Everything between the outside world and the tensors, saved with the weights.
 
     cameras: name -> (height, width) [px] that the network sees, in token order; glimpses: what some of them showed in
-    training, see `glimpses.py`; others: the same for further bodies that the network moves.
+    training, see `glimpses.py`; others: the same for further bodies that the network moves; ready: float[A], the joints
+    in which demonstrations begin, where that is known.
     """
 
     embodiment: Embodiment
@@ -30,6 +31,13 @@ class Processor:
     max_text_tokens: int
     glimpses: Glimpses = field(default_factory=dict)
     others: tuple["Processor", ...] = ()
+    ready: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the ready pose is not one of this body."""
+        joints = len(self.embodiment.joints)
+        if self.ready is not None and (self.ready.shape != (joints,) or not np.isfinite(self.ready).all()):
+            raise ValueError(f"the ready pose must be {joints} finite values, got {self.ready.tolist()}")
 
     def of(self, body: Embodiment) -> "Processor":
         """Return the processor of that body, which knows the others; raises ContractError if there is none."""

@@ -50,6 +50,7 @@ class RemotePolicy:
         self._embodiment: Embodiment | None = None
         self._policy: object = None  # which one it is, as the server says
         self.glimpses: dict[str, np.ndarray] = {}  # what some of the cameras showed in training, see model/glimpses.py
+        self.ready: np.ndarray | None = None  # float32[A], the pose that `prompts.READY` leads back to, if it knows one
         self._episodes = 0
         self._lock = threading.Lock()
         self._line = Line(
@@ -167,7 +168,8 @@ class RemotePolicy:
         """Take over what the first server says, and refuse another policy that comes back in its place."""
         embodiment, policy = _embodiment(metadata), metadata.get("policy")
         if self._embodiment is None:
-            self._embodiment, self._policy, self.glimpses = embodiment, policy, _glimpses(metadata, embodiment)
+            self.glimpses, self.ready = _glimpses(metadata, embodiment), _ready(metadata, embodiment)
+            self._embodiment, self._policy = embodiment, policy
             return
         differences = self._embodiment.differences(embodiment)
         if policy != self._policy:
@@ -200,6 +202,17 @@ def _glimpses(metadata: dict[str, Any], body: Embodiment) -> dict[str, np.ndarra
     if not isinstance(told, dict) or not all(name in body.cameras and _is_picture(one) for name, one in told.items()):
         raise WrongAnswer("its glimpses must be small pictures of its cameras, uint8[H, W, 3]")
     return told
+
+
+def _ready(metadata: dict[str, Any], body: Embodiment) -> np.ndarray | None:
+    """Read the pose that a policy can return to; other servers than ours do not say."""
+    told = metadata.get("ready")
+    if told is None:
+        return None
+    joints = len(body.joints)
+    if not isinstance(told, np.ndarray) or told.shape != (joints,) or not np.isfinite(told).all():
+        raise WrongAnswer(f"its ready pose must be {joints} finite values")
+    return told.astype(np.float32)
 
 
 def _is_picture(value: object) -> bool:

@@ -142,6 +142,7 @@ class PolicyServer:
             "policy": self._fingerprint,
             "modes": list(MODES),
             "glimpses": self._worker.glimpses,
+            **({} if self._worker.ready is None else {"ready": self._worker.ready}),
         }
 
     def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:

@@ -56,6 +56,12 @@ class Worker:
         """What some of the cameras showed in training, where the policy tells; uint8[H, W, 3] each."""
         return {name: np.ascontiguousarray(one) for name, one in getattr(self.policy, "glimpses", {}).items()}
 
+    @property
+    def ready(self) -> np.ndarray | None:
+        """The pose that the policy can return to when told `prompts.READY`, float32[A], where it knows one."""
+        ready = getattr(self.policy, "ready", None)
+        return None if ready is None else np.asarray(ready, np.float32)
+
     async def warm_up(self) -> None:
         """Answer a made-up observation, which loads what is loaded on the first call, and note the action horizon."""
         observation = _blank(self.policy.embodiment)

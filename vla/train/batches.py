@@ -99,6 +99,11 @@ class Labels:
             {*self.task, *self.subtask, *asked, *JOINS, plan_prompt("", [], "failed"), ALL_FINISHED, NOT_VISIBLE}
         )
 
+    def ready(self) -> np.ndarray:
+        """The middle of the poses in which the episodes begin, float32[A]."""
+        begins = np.r_[True, np.diff(self.plan_of) != 0]
+        return self.state[begins].mean(axis=0)
+
     def window(self, index: np.ndarray, horizon: int) -> np.ndarray:
         """Absolute targets float32[B, T, A] from each frame on, the last one of the episode repeated."""
         steps = np.minimum(index[:, None] + np.arange(horizon), self.episode_end[index][:, None] - 1)

@@ -62,7 +62,8 @@ def processors(
         cameras = {name: (array.shape[1], array.shape[2]) for name, array in source.frames.arrays.items()}
         looks = glimpses(source.frames.gather, list(cameras), len(source.dataset))
         codec = ActionCodec.around(same, width)
-        made.append(Processor(source.body, cameras, codec, tokenizer, max_text_tokens, looks))
+        ready = source.labels.ready()
+        made.append(Processor(source.body, cameras, codec, tokenizer, max_text_tokens, looks, ready=ready))
     return made
 
 

@@ -57,6 +57,11 @@ class FaultyPolicy:
         """What the policy saw in training, if it tells."""
         return getattr(self._policy, "glimpses", {})
 
+    @property
+    def ready(self) -> np.ndarray | None:
+        """The pose that it can return to, if it knows one."""
+        return getattr(self._policy, "ready", None)
+
     def _act(self, observations: Sequence[Observation], *given: Any, **more: Any) -> list[ActionChunk]:
         fault = self._faults.of("server")
         if fault is not None:
