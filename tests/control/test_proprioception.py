@@ -64,3 +64,17 @@ def test_a_joint_that_stays_behind_is_named_after_a_while_and_the_gripper_never(
     assert not body.behind(there[-1], AT)
     assert not any(body.behind(record, squeezed) for record in there)
     assert not body.behind(None, ahead) and not body.behind(there[0], None)
+
+
+def test_a_fast_joint_lags_and_is_not_called_blocked_until_it_stops():
+    body, lag = sense(AT), np.array([0.4, 0.0])
+    moving = [np.array([0.2 + 1.5 * tick / HZ, 0.5], np.float32) for tick in range(100)]
+    assert not any(body.behind(Record(at, tick / HZ), at + lag) for tick, at in enumerate(moving))
+    said = [body.behind(Record(moving[-1], (100 + tick) / HZ), moving[-1] + lag) for tick in range(40)]
+    assert not said[0] and "lift is 0.40 rad" in said[31]
+
+
+def test_a_joint_that_is_pushed_away_from_its_command_is_blocked():
+    body = sense(AT)
+    away = [np.array([0.2 - 0.5 * tick / HZ, 0.5], np.float32) for tick in range(40)]
+    assert any(body.behind(Record(at, tick / HZ), AT + np.array([0.3, 0.0])) for tick, at in enumerate(away))

@@ -8,7 +8,8 @@ from vla.types import Embodiment
 FARTHEST_JUMP = 3.0  # of what a joint at full speed does between two measurements
 SLACK = 0.05  # [rad], noise and the swing of the arm
 LONGEST_S = 0.2  # of silence that a joint is believed to have moved on in
-BEHIND, BEHIND_S = 0.25, 0.3  # a joint so far from its command [rad] for so long does not follow
+BEHIND, BEHIND_S = 0.25, 0.3  # a joint so far from its command [rad] for so long does not follow,
+STIRRED = 0.1  # unless it has come closer by so much [rad] meanwhile: a fast arm is behind too, but on its way
 
 
 class Proprioception:
@@ -24,7 +25,8 @@ class Proprioception:
     def forget(self) -> None:
         """Believe the next measurement wherever it is: a human has moved the arm, or may have."""
         self._last: Measurement | None = None
-        self._behind_since_s: float | None = None
+        self._behind_since_s = np.full(len(self._joints) - 1, np.nan)  # of each joint, NaN where it is not
+        self._behind_at = np.zeros(len(self._joints) - 1)  # where it was then
 
     def admit(self, measurement: Measurement | None) -> Measurement | None:
         """Return the measurement if it can be true, else None."""
@@ -40,17 +42,18 @@ class Proprioception:
         """Say which joint does not follow, empty if all do; the gripper is there to be stopped by things."""
         if measurement is None or command is None:
             return ""
-        away = np.abs(measurement.joints - command)[:-1]
-        if away.max(initial=0.0) <= BEHIND:
-            self._behind_since_s = None
+        joints, now_s = np.asarray(measurement.joints[:-1], float), measurement.time_s
+        away = command[:-1] - joints
+        far, since_s = np.abs(away) > BEHIND, self._behind_since_s
+        over = far & (now_s - since_s >= BEHIND_S)
+        stuck = over & (np.sign(away) * (joints - self._behind_at) < STIRRED)
+        begins = far & (np.isnan(since_s) | (over & ~stuck))
+        self._behind_at = np.where(begins, joints, self._behind_at)
+        self._behind_since_s = np.where(far, np.where(begins, now_s, since_s), np.nan)
+        if not stuck.any():
             return ""
-        if self._behind_since_s is None:
-            self._behind_since_s = measurement.time_s
-        if measurement.time_s - self._behind_since_s < BEHIND_S:
-            return ""
-        return (
-            f"{self._joints[int(away.argmax())]} is {away.max():.2f} rad from where it was told to be; is it blocked?"
-        )
+        worst = int(np.where(stuck, np.abs(away), 0.0).argmax())
+        return f"{self._joints[worst]} is {abs(away[worst]):.2f} rad from where it was told to be; is it blocked?"
 
     def _judge(self, measurement: Measurement) -> str:
         joints = measurement.joints
