@@ -7,6 +7,7 @@ import pytest
 from tests.evaluate.fake_trial import FakeTrial, GivenPolicy, load_given_policy
 from tests.evaluate.fake_world import GRAMMAR
 from vla.bench import delay
+from vla.bench.cells import fly_cell
 from vla.control.strategy import Overlap, Sequential
 from vla.evaluate.episodes import Episode
 from vla.evaluate.realtime import Realtime
@@ -42,24 +43,24 @@ class Runs:
 def test_a_cell_goes_on_where_it_was_cut_off(tmp_path):
     path = tmp_path / "cells" / "rtc_200ms.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        delay.fly_cell(path, cases(6), Runs(most=3), SETTINGS)
+        fly_cell(path, cases(6), Runs(most=3), SETTINGS)
     with path.open("a") as lines:
         lines.write('{"task": "blue", "seed": 8, "succ')  # the power went
     rest = Runs()
-    rows = delay.fly_cell(path, cases(6), rest, SETTINGS)
+    rows = fly_cell(path, cases(6), rest, SETTINGS)
     assert rest.flown == [(case.task, case.seed) for case in cases(6)[3:]]
     assert [row.case.seed for row in rows] == [7, 7, 8, 8, 9, 9]
     assert [row.success for row in rows] == [False, False, True, True, False, False]
     again = Runs()
-    more = delay.fly_cell(path, cases(8), again, SETTINGS)
+    more = fly_cell(path, cases(8), again, SETTINGS)
     assert len(again.flown) == 2 and len(more) == 8
 
 
 def test_cells_of_other_settings_are_not_mixed(tmp_path):
     path = tmp_path / "rtc_200ms.jsonl"
-    delay.fly_cell(path, cases(2), Runs(), SETTINGS)
+    fly_cell(path, cases(2), Runs(), SETTINGS)
     with pytest.raises(ValueError, match=r"was measured with another weights; give another out="):
-        delay.fly_cell(path, cases(2), Runs(), SETTINGS | {"weights": "y"})
+        fly_cell(path, cases(2), Runs(), SETTINGS | {"weights": "y"})
 
 
 def test_the_result_has_the_documented_keys_and_pairs_with_no_delay(tmp_path, monkeypatch):

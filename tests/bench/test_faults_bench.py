@@ -122,6 +122,28 @@ def test_a_row_that_nobody_knows_is_answered_with_those_that_there_are(config):
         faults.measure(seed=7, **(arguments | {"only": "wheel"}), **dict.fromkeys(PARTS))
 
 
+def test_what_was_judged_is_not_flown_again(config, tmp_path, monkeypatch):
+    arguments = {key: value for key, value in config.items() if key not in PARTS and key != "_target_"}
+    arguments |= {"only": "camera removed", "out": str(tmp_path)} | dict.fromkeys(PARTS)
+    flown = []
+
+    def judge(most):
+        def fly(_, scenario):
+            if len(flown) == most:
+                raise KeyboardInterrupt
+            flown.append(scenario.key)
+            return faults.Verdict(scenario.expected, 0.1, ())
+
+        return fly
+
+    monkeypatch.setattr(faults.Hangar, "judge", judge(2))
+    with pytest.raises(KeyboardInterrupt):
+        faults.measure(seed=7, **arguments)
+    monkeypatch.setattr(faults.Hangar, "judge", judge(100))
+    result = faults.measure(seed=7, **arguments)
+    assert result["scenarios"] == result["right"] == len(flown) == len(set(flown)) > 2
+
+
 @pytest.mark.slow
 def test_the_whole_table_is_right(config, tmp_path):
     result = instantiate(config, _partial_=True)(seed=7, out=str(tmp_path))

@@ -10,12 +10,15 @@ PACING = {"replan_steps": 4, "confirm_steps": 1, "timer_steps": 12, "subtask_tim
 
 
 @pytest.fixture(scope="module")
-def result():
+def result(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hierarchy")
+    (out / "model.safetensors").write_bytes(b"weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hierarchy, "load", lambda folder, device: WordPolicy())
         return hierarchy.measure(
             seed=0,
-            checkpoint=None,
+            out=str(out),
+            checkpoint=str(out),
             device="cpu",
             threads=1,
             workers=2,
@@ -52,5 +55,6 @@ def test_only_the_last_two_ways_meet_mishaps_and_only_the_last_replans():
 def test_no_episodes_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         hierarchy.measure(
-            seed=0, checkpoint=None, device="cpu", threads=1, workers=1, episodes=0, world={}, skills=GRAMMAR, pacing={}
-        )
+            seed=0, out="", checkpoint=None, device="cpu", threads=1, workers=1, episodes=0, world={}, skills=GRAMMAR,
+            pacing={},
+        )  # fmt: skip

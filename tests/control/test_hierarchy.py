@@ -113,6 +113,16 @@ def test_the_same_subtask_asked_for_twice_counts_twice():
     assert hierarchy.finished == [PRESS, PRESS]
 
 
+def settle(hierarchy, step):
+    """Let the arm go on until it has left alone what it has done, and say when that is."""
+    text, wait = hierarchy.subtask, hierarchy.pacing.settle_steps
+    for later in range(wait):
+        hierarchy.take_prediction(0.9, step + later)
+        assert hierarchy.subtask == text != READY and not hierarchy.wants_plan and not hierarchy.wants_checks
+    hierarchy.take_prediction(0.9, step + wait)
+    return step + wait
+
+
 def back(hierarchy, step):
     """Let the arm step back until it is there."""
     assert hierarchy.subtask == READY and not hierarchy.wants_plan and not hierarchy.wants_checks
@@ -126,9 +136,9 @@ def test_what_was_declared_done_is_looked_at_again_from_the_ready_pose():
     hierarchy = begun(PLACE, step_back=True)
     say_done(hierarchy, 10)
     hierarchy.take_checks(["yes"], 12)
-    back(hierarchy, 15)
+    back(hierarchy, settle(hierarchy, 12))
     assert hierarchy.wants_checks == [PLACE.check] and hierarchy.finished == []
-    hierarchy.take_checks(["yes"], 20)
+    hierarchy.take_checks(["yes"], 30)
     assert hierarchy.finished == [PLACE] and hierarchy.wants_plan
     assert [(note.step, note.event) for note in hierarchy.notes] == [(0, "plan"), (11, "done")]
 
@@ -139,8 +149,8 @@ def test_what_the_second_look_denies_is_tried_again_and_given_up_in_the_end():
         assert hierarchy.subtask == PLACE.text
         say_done(hierarchy, step)
         hierarchy.take_checks(["yes"], step + 2)
-        back(hierarchy, step + 5)
-        hierarchy.take_checks(["no"], step + 10)
+        back(hierarchy, settle(hierarchy, step + 2))
+        hierarchy.take_checks(["no"], step + 20)
     assert hierarchy.ended == "gave_up" and hierarchy.subtask is None
     assert events(hierarchy) == ["plan", "not_done", "not_done", "gave_up"]
 
@@ -155,9 +165,8 @@ def test_nobody_steps_back_with_something_in_the_hand():
 def test_after_a_skill_without_a_question_the_arm_steps_back_once():
     hierarchy = begun(PRESS, step_back=True)
     say_done(hierarchy, 5)
-    assert hierarchy.finished == [PRESS]
-    back(hierarchy, 8)
-    assert hierarchy.wants_plan
+    back(hierarchy, settle(hierarchy, 6))
+    assert hierarchy.finished == [PRESS] and hierarchy.wants_plan
 
 
 def test_another_attempt_begins_at_the_ready_pose():
@@ -170,9 +179,10 @@ def test_another_attempt_begins_at_the_ready_pose():
 def test_the_way_back_takes_no_longer_than_it_may():
     hierarchy = begun(PRESS, step_back=True, step_back_steps=40)
     say_done(hierarchy, 5)
-    hierarchy.take_prediction(0.0, 45)
+    began = settle(hierarchy, 6)
+    hierarchy.take_prediction(0.0, began + 39)
     assert hierarchy.subtask == READY
-    hierarchy.take_prediction(None, 46)
+    hierarchy.take_prediction(None, began + 40)
     assert hierarchy.subtask is None and hierarchy.wants_plan
 
 

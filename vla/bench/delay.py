@@ -1,6 +1,5 @@
 """What a slow policy costs: strategies and injected delays on the same seeds, and a cross-check in wall-clock time."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vla.bench.cells import fly_cell
 from vla.control.deploy import deploy
 from vla.control.grammar import Grammar
 from vla.control.hierarchy import Pacing
@@ -21,16 +21,14 @@ from vla.control.robot import Robot
 from vla.control.strategy import Strategy
 from vla.evaluate import realtime as loopwise
 from vla.evaluate import rollout
-from vla.evaluate.episodes import Case, Episode, LoopRecord
+from vla.evaluate.episodes import Case, Episode
 from vla.evaluate.realtime import Realtime, RealtimeHost, Timing
 from vla.evaluate.statistics import PairedDifference, Rate
-from vla.evaluate.suite import Run, world_of
+from vla.evaluate.suite import world_of
 from vla.evaluate.summary import finished, interventions_row, loop_row
 from vla.evaluate.workers import Workers
-from vla.model.checkpoint import DEFAULT, load
+from vla.model.checkpoint import DEFAULT, digest, load
 from vla.model.policy import VLAPolicy
-
-KEPT = ("success", "outcome", "crash", "steps", "success_step", "instruction")  # of an episode, beside its loop
 
 
 @dataclass(frozen=True)
@@ -111,59 +109,6 @@ def spread(tasks: Mapping[str, Mapping[str, Any]], policy: VLAPolicy, episodes: 
         Case(task, world_of(tasks[task], policy.embodiment), seed + index, group="delay")
         for task, index in turns[:episodes]
     ]
-
-
-def digest(checkpoint: Path) -> str:
-    """Return sixteen hexadecimal digits that tell the weights of a checkpoint from others."""
-    return hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()[:16]
-
-
-def fly_cell(path: Path, cases: Sequence[Case], run: Run, settings: Mapping[str, Any]) -> list[Episode]:
-    """Fly the cases that a file does not hold yet, write each down as it ends, and return all in order.
-
-    Raises ValueError if the file was written with other settings.
-    """
-    done = _read(path, cases, settings)
-    left = [case for case in cases if (case.task, case.seed) not in done]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(cases), initial=len(done), desc=path.stem, unit="episode") as bar, path.open("a") as lines:
-        if path.stat().st_size == 0:
-            lines.write(json.dumps({"settings": settings}) + "\n")
-
-        def landed(episode: Episode) -> None:
-            row = {key: value for key, value in episode.to_dict().items() if key in (*KEPT, "task", "seed", "loop")}
-            lines.write(json.dumps(row) + "\n")
-            lines.flush()
-            done[episode.case.task, episode.case.seed] = episode
-            bar.set_postfix_str(f"{sum(row.success for row in done.values())}/{len(done)} successes")
-            bar.update()
-
-        run(left, on_episode=landed, keep=lambda episode: False)
-    return [done[case.task, case.seed] for case in cases]
-
-
-def _read(path: Path, cases: Sequence[Case], settings: Mapping[str, Any]) -> dict[tuple[str, int], Episode]:
-    """Return the episodes that a file holds of these cases; a last line that was cut off is taken away."""
-    if not path.exists():
-        return {}
-    text = path.read_text()
-    if not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text)
-    rows = [json.loads(line) for line in text.splitlines()]
-    if not rows:
-        return {}
-    before, now = rows[0]["settings"], dict(settings)
-    if before != now:
-        changed = [key for key in now if before.get(key) != now[key]]
-        raise ValueError(f"{path} was measured with another {', '.join(changed)}; give another out=, or remove it")
-    wanted = {(case.task, case.seed): case for case in cases}
-    episodes = {}
-    for row in rows[1:]:
-        if case := wanted.get((row["task"], row["seed"])):
-            loop = LoopRecord(**row["loop"]) if "loop" in row else None
-            episodes[row["task"], row["seed"]] = Episode(case, loop=loop, **{key: row[key] for key in KEPT})
-    return episodes
 
 
 def _rate(rows: Sequence[Episode]) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from tqdm import tqdm
 from vla.bench.fault_driver import Demonstration
 from vla.bench.fault_flight import AFTER_S, Flight, Stage, fly
 from vla.bench.fault_table import ELSEWHERE, REFUSED, ROWS, SERVOS, START, Row
+from vla.bench.ledger import Ledger
 from vla.control.grammar import Grammar
 from vla.control.inference import Controller
 from vla.control.robot import Robot
 from vla.control.severity import State
 from vla.control.strategy import Strategy
-from vla.model.checkpoint import DEFAULT, load
+from vla.model.checkpoint import DEFAULT, digest, load
 
 NOMINAL_S = 7.0  # that the undisturbed task may take
 BRAKED_S = 0.5  # after which a hold must stand still
@@ -40,6 +41,11 @@ class Scenario:
         """The state that must be reached."""
         state = self.row.after[self.for_s][0]
         return state.name if isinstance(state, State) else state
+
+    @property
+    def key(self) -> str:
+        """What tells it from the others."""
+        return f"{self.row.fault}, {self.phase}, {self.for_s}, {self.seed}"
 
     @property
     def within_s(self) -> float:
@@ -77,21 +83,25 @@ def measure(
 
     `scenes` scenes take turns. A scenario is right if the state that was reached is the expected one, was reached in
     time, no command broke a limit, a hold stood still, the object was not dropped, and the task was finished where the
-    loop must go on by itself. `out`/table.md shows the table for people, a line for each row.
+    loop must go on by itself. `out`/table.md shows the table for people, a line for each row. The
+    same call goes on where it was cut off, see `Ledger`.
     """
     stage = Stage(connect, demonstrate, collides, strategy, skills, instruction, pick, hz, latency_ms / 1000)
     hangar = Hangar(stage, checkpoint)
     todo = list(scenarios([row for row in ROWS if only in row.fault], range(seed, seed + scenes)))
     if not todo:
         raise ValueError(f"only={only!r} is in no row; the rows are: {'; '.join(row.fault for row in ROWS)}")
-    table = []
+    weights = digest(Path(checkpoint or DEFAULT))
+    settings = {"instruction": instruction, "pick": pick, "hz": hz, "latency_ms": latency_ms, "weights": weights}
+    ledger, table = Ledger(Path(out) / "scenarios.jsonl", settings), []
     with tqdm(todo, desc="faults", unit="scenario", leave=False) as bar:
         for scenario in bar:
-            table.append(line(scenario, hangar.judge(scenario)))
+            if scenario.key not in ledger.rows:
+                ledger.add(scenario.key, line(scenario, hangar.judge(scenario)))
+            table.append(ledger.rows[scenario.key])
             if not table[-1]["ok"]:
                 bar.write(f"not right: {table[-1]}")
             bar.set_postfix_str(f"{sum(entry['ok'] for entry in table)}/{len(table)} right")
-    Path(out).mkdir(parents=True, exist_ok=True)
     (Path(out) / "table.md").write_text(for_people(table))
     return {
         "scenarios": len(table),

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from vla.bench.cells import fly_cell
 from vla.control.grammar import Grammar
 from vla.control.hierarchy import Pacing
 from vla.evaluate.episodes import Case, Episode
@@ -15,8 +17,7 @@ from vla.evaluate.statistics import PairedDifference
 from vla.evaluate.suite import world_of
 from vla.evaluate.summary import finished, long_horizon_row
 from vla.evaluate.workers import Workers
-from vla.model.checkpoint import DEFAULT, load
-from vla.model.policy import VLAPolicy
+from vla.model.checkpoint import DEFAULT, digest, load
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ PAIRS = {  # what is claimed -> better way, other way
 def measure(
     *,
     seed: int,
+    out: str,
     checkpoint: str | None,
     device: str,
     threads: int,
@@ -60,32 +62,25 @@ def measure(
     skills: Grammar,
     pacing: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Run `episodes` seeds each way; success, subtasks per episode, and paired differences with their intervals."""
+    """Run `episodes` seeds each way; success, subtasks per episode, and paired differences with their intervals.
+
+    Every episode is written down in `out`/cells as it ends; the same call goes on where it was cut off.
+    """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; at least 1 is needed")
     torch.set_num_threads(threads)
     policy = load(checkpoint or DEFAULT, device=device)
+    settings = {"seed": seed, "weights": digest(Path(checkpoint or DEFAULT))}
     flown: dict[str, list[Episode]] = {}
     with Workers(workers) as pool:
         for way in ways(Pacing(**pacing)):
             kwargs = {"disturb": True} if way.disturbed else {}
             place = world_of(world, policy.embodiment, **kwargs)
             cases = [Case(way.name, place, seed + i, stepping=way.stepping, group="long") for i in range(episodes)]
-            flown[way.name] = _fly(cases, policy, pool, way.pacing, skills)
+            fly = partial(run, policy=policy, workers=pool, pacing=way.pacing, grammar=skills)
+            about = settings | {"world": place.id, **place.kwargs, "pacing": repr(way.pacing)}
+            flown[way.name] = fly_cell(Path(out) / "cells" / f"{way.name}.jsonl", cases, fly, about)
     return {**{name: _row(rows) for name, rows in flown.items()}, "paired": _pairs(flown), "episodes": episodes}
-
-
-def _fly(cases: Sequence[Case], policy: VLAPolicy, pool: Workers, pacing: Pacing, grammar: Grammar) -> list[Episode]:
-    rows: list[Episode] = []
-    with tqdm(total=len(cases), desc=cases[0].task, unit="episode") as bar:
-
-        def landed(episode: Episode) -> None:
-            rows.append(episode)
-            bar.set_postfix_str(f"{sum(row.success for row in rows)}/{len(rows)} successes")
-            bar.update()
-
-        run(cases, policy=policy, workers=pool, pacing=pacing, grammar=grammar, on_episode=landed)
-    return sorted(rows, key=lambda row: row.case.seed)
 
 
 def _row(rows: Sequence[Episode]) -> dict[str, Any]:

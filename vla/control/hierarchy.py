@@ -1,9 +1,10 @@
 """From one instruction to subtasks, one after the other: what to do now, when it is over, what to try again.
 
 The planner says what comes next; a subtask is over when the completion output says so k times and, where the skill has
-a question for it, the model's own answer agrees: at once, and again when the arm has stepped back to its ready pose,
-where it hides nothing. What takes too long is tried again from there, then given up, and the arm holds. With `replan`,
-everything is looked at once more in the end, and what has come undone is done again.
+a question for it, the model's own answer agrees: at once, and again when the hand has had time to let go and the arm
+has stepped back to its ready pose, where it hides nothing. What takes too long is tried again from there, then given
+up, and the arm holds. With `replan`, everything is looked at once more in the end, and what has come undone is done
+again.
 
 This is bookkeeping without clocks, models or threads: it says what it wants to know (`wants_plan`, `wants_checks`) and
 is told. Steps are control steps.
@@ -36,7 +37,8 @@ class Pacing:
     refused_steps: int = 10  # from a plan that was refused to the next question, about another frame
     attempts: int = 3  # at a subtask, before giving up and holding still
     step_back: bool = False  # return to the ready pose after each attempt that leaves the hand empty
-    step_back_steps: int = 40  # that this may take
+    settle_steps: int = 8  # before it steps back from what was declared done, which may be just about to be
+    step_back_steps: int = 40  # that stepping back may take
     linger_steps: int = 10  # recorded after success, or after the policy says that all is done
 
     def __post_init__(self) -> None:
@@ -76,8 +78,9 @@ class Hierarchy:
         self._attempt, self._tried = 0, ""
         self._started_step = 0
         self._claimed_step: int | None = None  # when the present subtask was declared done, while it is checked
-        self._back_since: int | None = None  # the step at which the arm began to return to its ready pose
-        self._is_back = False  # it has returned there since the present subtask was declared done
+        self._leaving: str | None = None  # "settling" or "back" while the arm leaves what it has done alone
+        self._leaving_since = 0
+        self._is_back = False  # it has stepped back since the present subtask was declared done
         self._reviewing = False  # all was said to be done, and is looked at once more
         self._again: list[Skill] = []  # accomplished once, now to be done again before the planner is asked
         self._redone, self._redoing = 0, False
@@ -85,19 +88,19 @@ class Hierarchy:
     @property
     def subtask(self) -> str | None:
         """The words that the controller gets now, None while there are none."""
-        if self._back_since is not None:
+        if self._leaving == "back":
             return READY
         return self.skill.text if self.skill else None
 
     @property
     def wants_plan(self) -> bool:
         """Whether the planner must speak before the controller can act."""
-        return self.skill is None and self.ended is None and not self._reviewing and self._back_since is None
+        return self.skill is None and self.ended is None and not self._reviewing and self._leaving is None
 
     @property
     def wants_checks(self) -> list[str]:
         """The yes/no questions to answer about the present frame."""
-        if self._back_since is not None:
+        if self._leaving is not None:
             return []
         if self._claimed_step is not None and self.skill:
             return [self.skill.check]
@@ -127,24 +130,21 @@ class Hierarchy:
 
     def take_prediction(self, done: float | None, step: int) -> bool:
         """Feed the completion output of one chunk; return whether the subtask was declared done by it."""
-        if self._back_since is not None:
-            late = step - self._back_since >= self.pacing.step_back_steps
-            if late or (done is not None and done >= self.pacing.threshold):
-                self._back_since = None
+        if self._leaving is not None:
+            self._leave_on(done, step)
             return False
         assert self.skill is not None
-        if self.pacing.switch == "timer":
-            claimed = step - self._started_step >= self.pacing.timer_steps
-        else:
-            claimed = self.completion.update(done)
-        if claimed and self.pacing.check and self.skill.check and self.pacing.switch == "completion":
+        timed = self.pacing.switch == "timer"
+        passed = step - self._started_step
+        claimed = passed >= self.pacing.timer_steps if timed else self.completion.update(done)
+        if claimed:
             self._claimed_step = step
-        elif claimed:
-            self._complete(step)
-        elif self.pacing.switch == "completion" and step - self._started_step >= self.pacing.subtask_timeout_steps:
+            if timed or not self._asks:
+                self._leave("back" if timed else "settling", step)
+        elif not timed and passed >= self.pacing.subtask_timeout_steps:
             self._note(step, "timeout", self.skill.text)
             self.failed, self.skill = self.skill.text, None
-            self._step_back(step)
+            self._leave("back", step)
         return claimed
 
     def take_checks(self, answers: Sequence[str], step: int) -> None:
@@ -174,14 +174,34 @@ class Hierarchy:
             else:
                 self._claimed_step = None
                 self.completion.reset()
-        elif self._is_back or self.skill.holds or not self.pacing.step_back:
+        elif self._is_back:
             self._complete(step)
         else:
-            self._step_back(step)
+            self._leave("settling", step)
 
-    def _step_back(self, step: int) -> None:
-        if self.pacing.step_back:
-            self._back_since, self._is_back = step, True
+    @property
+    def _asks(self) -> bool:
+        """Whether the present subtask is checked when it was declared done."""
+        return bool(self.pacing.check and self.skill and self.skill.check) and self.pacing.switch == "completion"
+
+    def _leave(self, how: str, step: int) -> None:
+        """Begin to leave alone what was done or tried, unless it is to stay in the hand."""
+        holds = self.skill is not None and self.skill.holds
+        if self.pacing.step_back and not holds:
+            self._leaving, self._leaving_since = how, step
+        elif self.skill:
+            self._complete(step)
+
+    def _leave_on(self, done: float | None, step: int) -> None:
+        """Settle, then step back until that is done or has taken too long; what nobody asks about is over then."""
+        passed = step - self._leaving_since
+        if self._leaving == "settling":
+            if passed >= self.pacing.settle_steps:
+                self._leaving, self._leaving_since = "back", step
+        elif passed >= self.pacing.step_back_steps or (done is not None and done >= self.pacing.threshold):
+            self._leaving, self._is_back = None, True
+            if self.skill and not self._asks:
+                self._complete(step)
 
     def _begin(self, skill: Skill, step: int) -> None:
         """Start with a skill, or give up on it."""
@@ -202,15 +222,13 @@ class Hierarchy:
         self._note(step if self._claimed_step is None else self._claimed_step, "done", self.skill.text)
         if not self._redoing:
             self.finished.append(self.skill)
-        if not self.skill.holds and not self._is_back:
-            self._step_back(step)
         self._claimed_step = None
         self.failed, self.skill = "", None  # what is asked for again at once counts as another attempt
         if self._again:
             self._begin(self._again.pop(0), step)
 
     def _end(self, how: str, step: int) -> None:
-        self.skill, self.ended, self._back_since = None, how, None
+        self.skill, self.ended, self._leaving = None, how, None
         self._note(step, "finished" if how == "done" else how, self.instruction)
 
     def _note(self, step: int, event: str, text: str) -> None:

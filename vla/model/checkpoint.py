@@ -4,6 +4,7 @@ model.safetensors  config.json  processor.json  tokenizer.json  embodiment.json 
 glimpse-CAMERA.png, where there is one
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -128,6 +129,11 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
         multiply_in_int8(network)
     load_weights(network, restored(network, weights))
     return VLAPolicy(network.to(device).requires_grad_(False), processor)
+
+
+def digest(folder: Path) -> str:
+    """Return sixteen hexadecimal digits that tell the weights of a checkpoint from others."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
