@@ -7,6 +7,7 @@ from typing import Protocol
 from vla.control.grammar import Grammar, PlanRefusedError, admit
 from vla.control.hierarchy import Hierarchy
 from vla.control.planner import Planner, PlannerError, PlanRequest
+from vla.control.views import majority, views
 from vla.model.prompts import ALL_FINISHED, point_prompt
 from vla.types import Observation
 
@@ -48,12 +49,11 @@ class Supervisor:
             self._plan(plans)
 
     def _check(self, turns: Sequence[Turn]) -> None:
-        asked = [(turn.observation, question) for turn in turns for question in turn.hierarchy.wants_checks]
-        answers = self._ask(asked, CHECK_TOKENS)
         for turn in turns:
-            count = len(turn.hierarchy.wants_checks)
-            turn.hierarchy.take_checks(answers[:count], turn.step)
-            del answers[:count]
+            seen, questions = views(turn.observation), turn.hierarchy.wants_checks
+            answers = self._ask([(view, question) for question in questions for view in seen], CHECK_TOKENS)
+            each = [answers[first : first + len(seen)] for first in range(0, len(answers), len(seen))]
+            turn.hierarchy.take_checks(["yes" if majority(one, "yes") else "no" for one in each], turn.step)
 
     def _plan(self, turns: Sequence[Turn]) -> None:
         if not turns:
@@ -76,18 +76,28 @@ class Supervisor:
                 turn.hierarchy.take_refusal(str(error), turn.step)
 
     def _look_for(self, things: Sequence[str], turn: Turn) -> None:
-        """Look for things, and for all that the operator names, in two ways; what is found has been seen from then on.
+        """Look for things, and for all that the operator names; what is found has been seen from then on.
 
         So that what an arm hides now may still be named. What is there is found almost always; the shipped model also
-        points at most things that are not there, so for it this stops little. The grammar does not depend on it.
+        finds a tenth of what is not there, so for it this stops much, but not all. The grammar does not depend on it.
         """
         hierarchy = turn.hierarchy
         named = [thing for thing in self.grammar.things if thing in hierarchy.instruction]
         wanted = [thing for thing in dict.fromkeys([*things, *named]) if thing not in hierarchy.seen]
-        boxes = self._ask([(turn.observation, point_prompt(thing)) for thing in wanted], POINT_TOKENS)
-        answers = self._ask([(turn.observation, f"is there {_article(t)} {t}") for t in wanted], CHECK_TOKENS)
-        told = zip(wanted, boxes, answers, strict=True)
-        hierarchy.seen |= {thing for thing, box, yes in told if box.startswith("<box") or yes.strip() == "yes"}
+        plain, *moved = views(turn.observation)
+        sure = self._sightings([(plain, thing) for thing in wanted])
+        missing = [thing for thing, seen in zip(wanted, sure, strict=True) if not seen]
+        again = self._sightings([(view, thing) for thing in missing for view in moved])
+        doubted = (again[first : first + len(moved)] for first in range(0, len(again), len(moved)))
+        missed = {thing for thing, seen in zip(missing, doubted, strict=True) if 2 * sum(seen) < len(moved)}
+        hierarchy.seen |= set(wanted) - missed
+
+    def _sightings(self, looks: Sequence[tuple[Observation, str]]) -> list[bool]:
+        """Say of each observation and thing whether it is in sight: pointed at, or said to be there."""
+        boxes = self._ask([(view, point_prompt(thing)) for view, thing in looks], POINT_TOKENS)
+        answers = self._ask([(view, f"is there {_article(thing)} {thing}") for view, thing in looks], CHECK_TOKENS)
+        told = zip(boxes, answers, strict=True)
+        return [box.startswith("<box") or answer.strip() == "yes" for box, answer in told]
 
     def _ask(self, asked: Sequence[tuple[Observation, str]], max_tokens: int) -> list[str]:
         if not asked:
