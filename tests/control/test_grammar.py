@@ -9,9 +9,23 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from envs.tabletop import language
+from envs.tabletop.goals import DIRECTIONS, PUSH_LINES
+from envs.tabletop.truth import _place_of
 from vla.control.grammar import Grammar, PlanRefusedError, admit
 
 TABLETOP = instantiate(OmegaConf.load("configs/skills/tabletop.yaml"))
+
+
+class At:
+    """A world with one thing on the table."""
+
+    items, held = {}, lambda self: None
+
+    def __init__(self, place):
+        self.place = place
+
+    def position(self, name):
+        return (*self.place, 0.01)
 
 
 def test_the_tabletop_grammar_says_what_the_world_calls_its_subtasks():
@@ -23,7 +37,25 @@ def test_checks_are_questions_that_the_scene_answers():
     skill = TABLETOP.parse("Put the red cube  in the blue bowl.")
     assert (skill.name, skill.things) == ("place_in", ("red cube", "blue bowl"))
     assert skill.check == "is the red cube in the blue bowl"
+    assert skill.answer == "yes" and not skill.holds and TABLETOP.parse("pick up the red cube").holds
     assert TABLETOP.parse("press the button").check == ""
+
+
+def test_a_push_is_over_in_the_part_of_the_table_where_the_world_says_that_it_ends():
+    places = {}
+    for side, (x, y) in DIRECTIONS.items():
+        words = side if side in ("forward", "back") else f"to the {side}"
+        places[side] = TABLETOP.parse(f"push the red cube {words}").answer
+        line = PUSH_LINES[side] * (x + y)
+        ends = _place_of(At((line, 0.0) if x else (0.3, line)), "red cube")
+        assert places[side] in ends.split()
+    assert len(set(places.values())) == 4
+
+
+def test_an_answer_that_fits_no_filling_is_an_error_of_the_config():
+    skill = {"say": "push {side}", "check": "where is it", "answer": {"left": "left"}}
+    with pytest.raises(ValueError, match="answer must have one word for right"):
+        Grammar({"push": skill}, {"side": [["left", "right"]]}, [])
 
 
 @pytest.mark.parametrize(

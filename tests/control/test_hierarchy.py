@@ -32,11 +32,11 @@ def events(hierarchy):
 def test_done_counts_once_the_check_agrees():
     hierarchy = begun(PLACE)
     say_done(hierarchy, 10)
-    assert hierarchy.subtask == PLACE.text and hierarchy.wants_checks == [PLACE.check] and not hierarchy.wants_plan
-    hierarchy.take_checks(["no"], 12)
+    assert hierarchy.subtask == PLACE.text and hierarchy.wants_checks == [PLACE] and not hierarchy.wants_plan
+    hierarchy.take_checks([False], 12)
     assert hierarchy.subtask == PLACE.text and hierarchy.wants_checks == [] and hierarchy.finished == []
     say_done(hierarchy, 20)
-    hierarchy.take_checks(["yes"], 22)
+    hierarchy.take_checks([True], 22)
     assert hierarchy.finished == [PLACE] and hierarchy.wants_plan and hierarchy.subtask is None
     assert events(hierarchy) == ["plan", "not_done", "done"]
 
@@ -83,24 +83,24 @@ def test_the_timer_asks_nothing_and_switches_by_itself():
 def test_what_came_undone_is_done_again_before_the_end():
     hierarchy = begun(PLACE, replan=True)
     say_done(hierarchy, 10)
-    hierarchy.take_checks(["yes"], 11)
+    hierarchy.take_checks([True], 11)
     hierarchy.take_plan(PRESS, 12)
     say_done(hierarchy, 20)
     hierarchy.take_plan(None, 22)
-    assert hierarchy.wants_checks == [PLACE.check] and not hierarchy.wants_plan and hierarchy.ended is None
-    hierarchy.take_checks(["no"], 22)
+    assert hierarchy.wants_checks == [PLACE] and not hierarchy.wants_plan and hierarchy.ended is None
+    hierarchy.take_checks([False], 22)
     assert hierarchy.subtask == PLACE.text
     say_done(hierarchy, 40)
-    hierarchy.take_checks(["yes"], 41)
+    hierarchy.take_checks([True], 41)
     hierarchy.take_plan(None, 42)
-    hierarchy.take_checks(["yes"], 42)
+    hierarchy.take_checks([True], 42)
     assert hierarchy.ended == "done" and hierarchy.finished == [PLACE, PRESS]
 
 
 def test_without_replanning_the_planner_has_the_last_word():
     hierarchy = begun(PLACE, replan=False)
     say_done(hierarchy, 10)
-    hierarchy.take_checks(["yes"], 11)
+    hierarchy.take_checks([True], 11)
     hierarchy.take_plan(None, 12)
     assert hierarchy.ended == "done"
 
@@ -135,10 +135,10 @@ def back(hierarchy, step):
 def test_what_was_declared_done_is_looked_at_again_from_the_ready_pose():
     hierarchy = begun(PLACE, step_back=True)
     say_done(hierarchy, 10)
-    hierarchy.take_checks(["yes"], 12)
+    hierarchy.take_checks([True], 12)
     back(hierarchy, settle(hierarchy, 12))
-    assert hierarchy.wants_checks == [PLACE.check] and hierarchy.finished == []
-    hierarchy.take_checks(["yes"], 30)
+    assert hierarchy.wants_checks == [PLACE] and hierarchy.finished == []
+    hierarchy.take_checks([True], 30)
     assert hierarchy.finished == [PLACE] and hierarchy.wants_plan
     assert [(note.step, note.event) for note in hierarchy.notes] == [(0, "plan"), (11, "done")]
 
@@ -148,9 +148,9 @@ def test_what_the_second_look_denies_is_tried_again_and_given_up_in_the_end():
     for step in (10, 40):
         assert hierarchy.subtask == PLACE.text
         say_done(hierarchy, step)
-        hierarchy.take_checks(["yes"], step + 2)
+        hierarchy.take_checks([True], step + 2)
         back(hierarchy, settle(hierarchy, step + 2))
-        hierarchy.take_checks(["no"], step + 20)
+        hierarchy.take_checks([False], step + 20)
     assert hierarchy.ended == "gave_up" and hierarchy.subtask is None
     assert events(hierarchy) == ["plan", "not_done", "not_done", "gave_up"]
 
@@ -158,7 +158,7 @@ def test_what_the_second_look_denies_is_tried_again_and_given_up_in_the_end():
 def test_nobody_steps_back_with_something_in_the_hand():
     hierarchy = begun(PICK, step_back=True)
     say_done(hierarchy, 10)
-    hierarchy.take_checks(["yes"], 12)
+    hierarchy.take_checks([True], 12)
     assert hierarchy.finished == [PICK] and hierarchy.wants_plan
 
 
@@ -201,7 +201,7 @@ def test_an_unknown_switch_is_refused():
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["yes", "no", "perhaps"]), st.integers(0, 4)), max_size=400),
+    st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.integers(0, 4)), max_size=400),
     st.booleans(),
     st.booleans(),
 )

@@ -6,7 +6,7 @@ it says is data: it is matched against these sentences, and anything else is ref
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -23,7 +23,8 @@ class Skill:
     text: str  # the words that the controller gets
     name: str  # key in the grammar
     things: tuple[str, ...] = ()  # named in the text; they must be in sight
-    check: str = ""  # question about a frame whose "yes" says that it is accomplished, where there is one
+    check: str = ""  # question about a frame, where there is one, whose answer says if it is accomplished:
+    answer: str = "yes"  # then this is among its words
     holds: bool = False  # whether it ends with something in the hand
 
 
@@ -39,8 +40,9 @@ class Grammar:
         """Spell every sentence out.
 
         skills: name -> {say: sentence with {slots}, also: other wordings of it, check: question with the same slots, if
-        any, holds: true where it ends with something in the hand}; slots: name -> lists of words of which one each is
-        said, as [[red, blue], [cube]]; things: those that name what must be seen.
+        any, answer: the word in its answer that says that it is accomplished, or which word for which filling of a
+        slot, yes where it is left out, holds: true where it ends with something in the hand}; slots: name -> lists of
+        words of which one each is said, as [[red, blue], [cube]]; things: those that name what must be seen.
         """
         values = {slot: [" ".join(words) for words in product(*lists)] for slot, lists in slots.items()}
         self._skills: dict[str, Skill] = {}  # by every wording
@@ -54,7 +56,8 @@ class Grammar:
                 named = tuple(filled[slot] for slot in names if slot in things)
                 if len(set(named)) == len(named):  # nothing goes onto itself
                     text = skill["say"].format(**filled)
-                    one = Skill(text, name, named, skill.get("check", "").format(**filled), skill.get("holds", False))
+                    check, answer = skill.get("check", "").format(**filled), _answer(skill, filled.values())
+                    one = Skill(text, name, named, check, answer, skill.get("holds", False))
                     for wording in (skill["say"], *skill.get("also", ())):
                         self._skills.setdefault(wording.format(**filled), one)
         self.things = sorted({thing for skill in self for thing in skill.things})
@@ -75,6 +78,17 @@ class Grammar:
 
     def __iter__(self):
         return iter(dict.fromkeys(self._skills.values()))
+
+
+def _answer(skill: Mapping[str, Any], said: Collection[str]) -> str:
+    """Return the word that says that a skill is accomplished, when its slots are filled with what is said."""
+    answer = skill.get("answer", "yes")
+    if isinstance(answer, str):
+        return answer
+    fitting = [word for filling, word in answer.items() if filling in said]
+    if len(fitting) != 1:
+        raise ValueError(f"answer must have one word for {', '.join(said)}; it has some for {', '.join(answer)}")
+    return fitting[0]
 
 
 def admit(skill: Skill, sees: Callable[[str], bool]) -> Skill:

@@ -98,13 +98,13 @@ class Hierarchy:
         return self.skill is None and self.ended is None and not self._reviewing and self._leaving is None
 
     @property
-    def wants_checks(self) -> list[str]:
-        """The yes/no questions to answer about the present frame."""
+    def wants_checks(self) -> list[Skill]:
+        """The skills of which to say whether the present frame shows them accomplished."""
         if self._leaving is not None:
             return []
         if self._claimed_step is not None and self.skill:
-            return [self.skill.check]
-        return [skill.check for skill in self.finished if skill.check] if self._reviewing else []
+            return [self.skill]
+        return [skill for skill in self.finished if skill.check] if self._reviewing else []
 
     def take_plan(self, plan: Skill | None, step: int) -> None:
         """Adopt the planner's next skill, None for "all is finished"; the same one again counts as another attempt."""
@@ -147,9 +147,8 @@ class Hierarchy:
             self._leave("back", step)
         return claimed
 
-    def take_checks(self, answers: Sequence[str], step: int) -> None:
-        """Take the answers to `wants_checks`, in its order."""
-        accomplished = [answer.strip() == "yes" for answer in answers]
+    def take_checks(self, accomplished: Sequence[bool], step: int) -> None:
+        """Take what was seen of each of `wants_checks`, in its order."""
         if self._claimed_step is not None:
             self._judge(accomplished[0], step)
             return

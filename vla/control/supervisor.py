@@ -7,7 +7,7 @@ from typing import Protocol
 from vla.control.grammar import Grammar, PlanRefusedError, admit
 from vla.control.hierarchy import Hierarchy
 from vla.control.planner import Planner, PlannerError, PlanRequest
-from vla.control.views import majority, views
+from vla.control.views import views
 from vla.model.prompts import ALL_FINISHED, point_prompt
 from vla.types import Observation
 
@@ -50,10 +50,10 @@ class Supervisor:
 
     def _check(self, turns: Sequence[Turn]) -> None:
         for turn in turns:
-            seen, questions = views(turn.observation), turn.hierarchy.wants_checks
-            answers = self._ask([(view, question) for question in questions for view in seen], CHECK_TOKENS)
-            each = [answers[first : first + len(seen)] for first in range(0, len(answers), len(seen))]
-            turn.hierarchy.take_checks(["yes" if majority(one, "yes") else "no" for one in each], turn.step)
+            seen, skills = views(turn.observation), turn.hierarchy.wants_checks
+            said = iter(self._ask([(view, skill.check) for skill in skills for view in seen], CHECK_TOKENS))
+            agreeing = [sum(skill.answer in next(said).split() for _ in seen) for skill in skills]
+            turn.hierarchy.take_checks([2 * count > len(seen) for count in agreeing], turn.step)
 
     def _plan(self, turns: Sequence[Turn]) -> None:
         if not turns:

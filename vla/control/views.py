@@ -1,10 +1,9 @@
 """One frame seen in several ways: moved a little to each side, so that an answer hangs on no single pixel.
 
-Of 135 things in 24 scenes the shipped model found 93 % as the frame was, and 97 % by the majority of six such views, while
-it saw things that were not there hardly more often (8 instead of 7.5 % of 120).
+Of 135 things in 24 scenes the shipped model sees 93 % in the frame as it is, and 97 % by the majority of such views; of
+120 that are not there it sees 7.5 and 5 %.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,11 +20,6 @@ def views(observation: Observation) -> list[Observation]:
         replace(observation, images={name: _moved(image, *side) for name, image in observation.images.items()})
         for side in SIDES
     ]
-
-
-def majority(answers: Sequence[str], answer: str) -> bool:
-    """Say whether more than half of the answers are this one."""
-    return 2 * sum(given.strip() == answer for given in answers) > len(answers)
 
 
 def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
