@@ -25,9 +25,9 @@ class StiffWristEnv(TabletopEnv):
         if "open" in arguments.get("kinds", ()):
             raise ValueError("kinds: a wrist that does not roll cannot open the drawer, leave 'open' out")
         super().__init__(**arguments)
-        own, state = self.action_space, self.observation_space["agent_pos"]
-        self.action_space = _without_roll(own)
-        self.observation_space["agent_pos"] = _without_roll(state)
+        assert isinstance(self.observation_space, gymnasium.spaces.Dict)
+        self.observation_space["agent_pos"] = _without_roll(self.observation_space["agent_pos"])
+        self.action_space = _without_roll(self.action_space)
 
     def step(self, action: np.ndarray):
         """Move to joint targets float32[5] over one control period; targets outside the joint limits are clipped."""
