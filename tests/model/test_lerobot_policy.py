@@ -163,6 +163,9 @@ def test_openvla_needs_to_know_the_dataset(tmp_path):
     with pytest.raises(ValueError, match=r"dataset None is not in .*, possible: bridge_orig, fractal"):
         OpenVLAActions.read(two)
     assert torch.equal(OpenVLAActions.read(two, "fractal").bounds.low, OpenVLAActions.read(OPENVLA).bounds.low)
+    poor = copy(OPENVLA, tmp_path / "poor", norm_stats={"bridge_orig": {"action": {"mean": [0.0]}}})
+    with pytest.raises(ValueError, match=r"the actions of bridge_orig have no \['q01', 'q99'\], only \['mean'\]"):
+        OpenVLAActions.read(poor)
     with pytest.raises(ValueError, match="not of an OpenVLA checkpoint"):
         OpenVLAActions.read(PI0)
     with pytest.raises(FileNotFoundError, match="give the folder of an OpenVLA checkpoint"):

@@ -46,6 +46,10 @@ def references(golden: Path) -> Sequence[tuple[str, Callable[[], Pairs]]]:
         (f"{transformers}PI0ForConditionalGeneration", parity_networks.pi0_of_transformers),
         ("lerobot 0.6.1 PI0Policy", partial(parity_networks.pi0_of_lerobot, golden / "lerobot-pi0")),
         ("lerobot 0.6.1 SmolVLAPolicy", partial(parity_networks.smolvla_of_lerobot, golden / "lerobot-smolvla")),
+        (
+            "lerobot 0.6.1 SmolVLAPolicy, attention_mode self_attn",
+            partial(parity_networks.smolvla_of_lerobot, golden / "lerobot-smolvla-joint"),
+        ),
         ("lerobot 0.6.1 ACTTemporalEnsembler", partial(arithmetic.ensembling, golden)),
         ("lerobot 0.6.1 NormalizerProcessorStep", partial(arithmetic.normalisation, golden)),
         ("lerobot 0.6.1 create_sinusoidal_pos_embedding", partial(arithmetic.waves, golden)),

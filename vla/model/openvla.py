@@ -42,6 +42,8 @@ class OpenVLAActions:
         if dataset not in every:
             raise ValueError(f"dataset {dataset!r} is not in {path}, possible: {', '.join(sorted(every))}")
         own = every[dataset]["action"]
+        if missing := [name for name in ("q01", "q99") if name not in own]:
+            raise ValueError(f"{path}: the actions of {dataset} have no {missing}, only {sorted(own)}")
         low, high = (torch.tensor(own[name], dtype=torch.float64) for name in ("q01", "q99"))
         bounds = Bounds(low, high, torch.tensor(own["mask"]) if "mask" in own else None)
         return cls(bounds, config["text_config"]["vocab_size"] - config["pad_to_multiple_of"], config["n_action_bins"])

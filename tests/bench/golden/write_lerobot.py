@@ -163,8 +163,8 @@ def ask(policy, prepare, processors, folder: Path) -> None:
     save_file(tensors, folder / "said.safetensors", metadata={"tasks": json.dumps(TASKS)})
 
 
-def smolvla(folder: Path, words: PreTrainedTokenizerFast) -> None:
-    """A SmolVLA of two layers; the second looks at the language model only."""
+def smolvla(folder: Path, words: PreTrainedTokenizerFast, mode: str) -> None:
+    """A SmolVLA of two layers; the second looks at the language model only, or like the first at both ("self_attn")."""
     folder.mkdir()
     vision = dict(hidden_size=24, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2)
     language = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
@@ -190,6 +190,7 @@ def smolvla(folder: Path, words: PreTrainedTokenizerFast) -> None:
         resize_imgs_with_padding=(32, 32),
         vlm_model_name="vlm",
         num_vlm_layers=2,
+        attention_mode=mode,
         device="cpu",
     )
     policy = SmolVLAPolicy(config)
@@ -247,8 +248,9 @@ def main(out: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     parts = (ensembling(), normalisation(), waves(), diffusion())
     save_file({name: value for part in parts for name, value in part.items()}, root / "lerobot.safetensors")
-    smolvla(root / "lerobot-smolvla", words)
+    smolvla(root / "lerobot-smolvla", words, "cross_attn")
     pi0(root / "lerobot-pi0", words)
+    smolvla(root / "lerobot-smolvla-joint", words, "self_attn")
 
 
 if __name__ == "__main__":
