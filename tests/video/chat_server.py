@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +12,9 @@ from typing import Any
 class ChatServer(ThreadingHTTPServer):
     """Answers /v1/chat/completions with `replies` in turn (a number is an HTTP status), and keeps what was asked."""
 
-    def __init__(self, replies: list[Any]) -> None:
+    def __init__(self, replies: list[Any], pause_s: float) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.replies, self.asked, self.headers_seen = list(replies), [], []
+        self.replies, self.asked, self.headers_seen, self.pause_s = list(replies), [], [], pause_s
 
     @property
     def url(self) -> str:
@@ -29,6 +30,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, body))
         self.server.headers_seen.append(dict(self.headers))
         reply = self.server.replies.pop(0)
+        time.sleep(self.server.pause_s)
         status = reply if isinstance(reply, int) else 200
         answer: Any = {"error": {"message": "told to fail"}}
         if self.path.endswith("/embeddings") and status == 200:
@@ -48,9 +50,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(*replies: Any) -> Iterator[ChatServer]:
-    """Serve as long as the block runs."""
-    server = ChatServer(list(replies))
+def serving(*replies: Any, pause_s: float = 0.0) -> Iterator[ChatServer]:
+    """Serve as long as the block runs, thinking for so long about every answer."""
+    server = ChatServer(list(replies), pause_s)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -8,6 +8,7 @@ import numpy as np
 from vla.video.state import State
 
 HEIGHT, WIDTH = 72, 96
+COLOURS = ((220, 40, 40), (40, 200, 60), (50, 70, 230), (230, 210, 40))  # of the discs, the carried ones first
 HOP = 15.0  # shorter moves out of a rest are no departures [pixels]
 
 
@@ -53,6 +54,13 @@ def record(seed: int = 0, fps: int = 10, discs: int = 2, rest_s: float = 1.0, sp
         gripper_high=np.ones(1),
     )
     return Scene(frames, state, fps, deeds_s, starts_s)
+
+
+def on_grey(frames: np.ndarray) -> np.ndarray:
+    """Take the colours out of the ground, so that only discs have one."""
+    grey = frames.mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
+    discs = (frames[..., None, :] == np.array(COLOURS)).all(axis=-1).any(axis=-1, keepdims=True)
+    return np.where(discs, frames, grey)
 
 
 class _Plan:
@@ -108,8 +116,7 @@ class _Plan:
 
 def _draw(row: np.ndarray, background: np.ndarray) -> np.ndarray:
     image = background.copy()
-    colours = ((220, 40, 40), (40, 200, 60), (50, 70, 230), (230, 210, 40))
-    for disc, colour in zip(row[3:].reshape(-1, 2), colours, strict=True):
+    for disc, colour in zip(row[3:].reshape(-1, 2), COLOURS, strict=True):
         cv2.circle(image, _pixel(disc), 5, colour, -1)
     x, y = _pixel(row[:2])
     cv2.line(image, (x, 0), (x, y), (30, 30, 35), 5)

@@ -54,7 +54,7 @@ def test_the_record_has_what_its_schema_says_and_reads_back(item, tmp_path):
         record = timeline.document(analysis, fingerprint="f", settings={"words": "none"})
         timeline.write(tmp_path, record, analysis.tracks)
     keys = ["schema", "fingerprint", "settings", "source", "keyframes", "segments", "events", "outcome", "answers"]
-    keys += ["qa", "figures", "lags"]
+    keys += ["routing", "things", "texts", "qa", "figures", "lags"]
     assert list(record) == keys and timeline.read(tmp_path) == record
     assert all(f"    {key} " in timeline.__doc__ for key in keys)
     assert (tmp_path / record["keyframes"][0]["picture"]).read_bytes()[:3] == b"\xff\xd8\xff"

@@ -1,7 +1,7 @@
 """One item from first frame to outcome: decode once, check, find events, choose keyframes, cut, name, judge, answer."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,12 +11,16 @@ from vla.video.decode import ClipError
 from vla.video.events import Event
 from vla.video.flag import ERROR, Flag
 from vla.video.keyframes import BUDGET, Keyframe, all_events, choose
+from vla.video.objects import Detector
 from vla.video.outcome import UNKNOWN, Outcome, judge
 from vla.video.quality import Checked, check
+from vla.video.reading import Reader, Text, flags, read_tracks
+from vla.video.routing import Routing
 from vla.video.segments import Segment, cut, merged
 from vla.video.select import bolt
 from vla.video.source import Item
-from vla.video.track import Track
+from vla.video.track import Track, followed
+from vla.video.veil import TEXT, Veil, veiled
 from vla.video.words import Story, Words
 
 ASKED = 20  # frames that a question is asked about, the first and the last among them
@@ -36,6 +40,8 @@ class Analysis:
     checked: Checked
     outcome: Outcome = UNREAD
     answers: tuple[Answer, ...] = ()
+    texts: tuple[Text, ...] = ()
+    routing: Routing = field(default_factory=Routing)
 
     @property
     def duration_s(self) -> float:
@@ -52,13 +58,17 @@ def analyse(
     budget: int = BUDGET,
     questions: Sequence[str] = (),
     similar: Similar | None = None,
+    reader: Reader | None = None,
+    veil: Veil | None = None,
+    detector: Detector | None = None,
     progress: Callable[[str, float], None] = lambda camera, time_s: None,
 ) -> Analysis:
     """Analyse one item; a camera that cannot be read is flagged, and the others serve.
 
     cameras: which to use, by default all; ValueError where an item has none of them. questions: to be answered, from
-    frames chosen by `similar`, or by common words where it is None. `progress` hears the camera and the time of its
-    latest frame [s].
+    frames chosen by `similar`, or by common words where it is None. reader: reads the text in the keyframes. veil:
+    hides places in whatever `words` are shown; text that it hides is not told either. `progress` hears the camera and
+    the time of its latest frame [s]. detector: names things, in place of their colours.
     """
     wanted = {name: clip for name, clip in item.clips.items() if not cameras or name in cameras}
     if not wanted:
@@ -71,17 +81,25 @@ def analyse(
             unreadable.append(Flag("unreadable", ERROR, camera, 0.0, 0.0, str(error)))
     if not tracks:
         return Analysis(item, {}, [], [], [], Checked(unreadable, {}, {}))
+    if detector is not None:
+        tracks = {camera: followed(track, detector) for camera, track in tracks.items()}
     checked = check(item, tracks)
     checked = Checked(unreadable + checked.flags, checked.figures, checked.lags)
     events = all_events(tracks, item.state)
     lead = next(iter(tracks.values()))
     segments = cut(events, lead.time_s[lead.sample])
-    story = Story(item, tracks, events, segments, judge(item, tracks))
-    story = replace(story, segments=merged(words.name(story)))
+    keyframes = choose(tracks, events, budget)
+    texts = read_tracks(reader, tracks, [keyframe.time_s for keyframe in keyframes]) if reader else []
+    checked = Checked(checked.flags + flags(texts), checked.figures, checked.lags)
+    told = [] if veil is not None and TEXT in veil.kinds else texts
+    story = Story(item, veiled(tracks, veil), events, segments, judge(item, tracks), told)
+    named = words.name(story)
+    story = replace(story, segments=merged(named))
     story = replace(story, outcome=words.judge(story))
     answers = tuple(words.answer(story, question, frames_for(question, story, similar)) for question in questions)
-    keyframes = choose(tracks, events, budget)
-    return Analysis(item, tracks, events, keyframes, list(story.segments), checked, story.outcome, answers)
+    routing = Routing.of([*named, story.outcome, *answers])
+    segments = list(story.segments)
+    return Analysis(item, tracks, events, keyframes, segments, checked, story.outcome, answers, tuple(texts), routing)
 
 
 def frames_for(question: str, story: Story, similar: Similar | None = None, frames: int = ASKED) -> list[float]:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,23 @@ from vla.data.dataset import EpisodeDataset
 from vla.result import write_result
 from vla.video import overview, report, timeline
 from vla.video.analysis import analyse
+from vla.video.chat_words import ChatWords
 from vla.video.child import Decoder
-from vla.video.decode import ClipError, Limits
+from vla.video.decode import ClipError, Limits, VideoClip
 from vla.video.embed import EndpointEmbedder
 from vla.video.fingerprint import fingerprint
 from vla.video.flag import ERROR, NOTE, WARNING, Flag, remedy
 from vla.video.index import Embedder, build, closeness
+from vla.video.live import QUESTION, Live, told
+from vla.video.objects import Detector
+from vla.video.ocr import RapidReader
 from vla.video.quality import compare
+from vla.video.reading import Reader
+from vla.video.routing import RoutedWords
 from vla.video.source import Item, find
-from vla.video.words import Words
+from vla.video.stream import PacedClip, StreamClip, is_stream
+from vla.video.veil import TEXT, Veil, veiled
+from vla.video.words import NoWords, Words
 
 ITEMS = "items"  # folder of the items' folders
 IN_PLACE = "in_place"  # the word for changing the dataset itself
@@ -40,10 +48,18 @@ def main(config: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(config, resolve=True)
     if plain["path"] is None:
         raise ValueError("what shall be analysed? Give path= a video, an image, a folder of them or a dataset")
+    reader = RapidReader() if plain["text"] or TEXT in plain["blur"] else None
+    veil, words = Veil(plain["blur"], reader) if plain["blur"] else None, instantiate(config.vlm)
+    detector = instantiate(config.detector) if plain["detector"]["model"] else None
+    if plain["live"] or is_stream(str(plain["path"])):
+        live(plain, out, words, veil, detector)
+        return
+    if plain["stronger"]["url"]:
+        words = RoutedWords(words, ChatWords(**plain["stronger"]), plain["sure"])
     result = analyze(
         Path(plain["path"]),
         out,
-        words=instantiate(config.vlm),
+        words=words,
         embedder=EndpointEmbedder(**plain["embeddings"]) if plain["embeddings"]["url"] else None,
         limits=Limits(**plain["limits"]),
         cameras=plain["cameras"],
@@ -51,6 +67,10 @@ def main(config: DictConfig) -> None:
         budget=plain["budget"],
         images_fps=plain["images_fps"],
         questions=questions(plain["ask"]),
+        reader=reader if plain["text"] else None,
+        veil=veil,
+        detector=detector,
+        blur_written=plain["blur_written"],
         fresh=plain["fresh"],
     )
     result["subtasks"] = write_subtasks(
@@ -61,6 +81,33 @@ def main(config: DictConfig) -> None:
         for answer in item["qa"]["answers"]:
             print(f"{item['name']}: {answer['question']}\n  {answer['answer']}")
     print(f"{len(result['items'])} items, {result['analysed']} of them analysed now\n{result['report']}\n{path}")
+
+
+def live(plain: dict[str, Any], out: Path, words: Words, veil: Veil | None, detector: Detector | None) -> None:
+    """Follow the source at `path` and write the result; ValueError for words that cannot look at single pictures."""
+    if not isinstance(words, ChatWords | NoWords):
+        raise ValueError("live pictures are shown to an endpoint or to nobody: give vlm=endpoint or vlm=none")
+    unused = [key for key in ("text", "subtasks") if plain[key]] + ["stronger.url"] * bool(plain["stronger"]["url"])
+    if unused:
+        raise ValueError(f"{unused} are for recordings, this is live: leave them out")
+    path = str(plain["path"])
+    clip = StreamClip(path) if is_stream(path) else PacedClip(VideoClip(Path(path)))
+    source = Live(
+        clip,
+        out,
+        Limits(**plain["limits"]),
+        look=words.look if isinstance(words, ChatWords) else None,
+        question=" ".join(questions(plain["ask"])) or QUESTION,
+        veil=veil,
+        detector=detector,
+        blur_written=plain["blur_written"],
+    )
+    result = source.run(plain["seconds"], lambda moment: print(told(moment), flush=True))
+    written = write_result(out, seed=plain["seed"], words=words.identity, **result)
+    drops = f"{result['frames_dropped']} frames and {result['keyframes_dropped']} keyframes dropped"
+    print(
+        f"{result['frames']} frames, {result['keyframes']} keyframes, {result['answers']} answers; {drops}\n{written}"
+    )
 
 
 def analyze(
@@ -75,16 +122,27 @@ def analyze(
     budget: int,
     images_fps: float,
     questions: Sequence[str] = (),
+    reader: Reader | None = None,
+    veil: Veil | None = None,
+    detector: Detector | None = None,
+    blur_written: bool = True,
     fresh: bool = False,
 ) -> dict[str, Any]:
     """Analyse every item at `path` into `out`/items, answer `questions` about each, and return the result.
 
     Items whose fingerprint is already there are taken as they are, unless `fresh`. An item that cannot be read is
-    reported as such; ClipError if none can.
+    reported as such; ClipError if none can. reader: reads text in keyframes. veil: hides places in all pictures that
+    `words` are shown and, with `blur_written`, in those that are written. detector: names things, in place of colours.
     """
     items = _chosen(find(path, images_fps), path, episodes)
     settings = {"budget": budget, "cameras": list(cameras), "limits": asdict(limits), "words": words.identity}
     settings |= {"ask": list(questions), "similar": embedder.identity if embedder and questions else "words"}
+    settings |= {
+        "text": reader.identity if reader else "",
+        "blur": list(veil.kinds) if veil else [],
+        "blur_written": blur_written,
+    }
+    settings |= {"detector": detector.identity if detector else "colours"}
     similar = None if embedder is None else partial(closeness, embedder)
     rows: list[dict[str, Any]] = []
     with Decoder(limits) as decoder, tqdm(items, unit="item", desc="analyze") as bar:
@@ -96,8 +154,19 @@ def analyze(
             made = record is None or record["fingerprint"] != key
             if made:
                 analysis = analyse(
-                    item, decoder, words, cameras=cameras, budget=budget, questions=questions, similar=similar
+                    item,
+                    decoder,
+                    words,
+                    cameras=cameras,
+                    budget=budget,
+                    questions=questions,
+                    similar=similar,
+                    reader=reader,
+                    veil=veil,
+                    detector=detector,
                 )
+                if blur_written:
+                    analysis = replace(analysis, tracks=veiled(analysis.tracks, veil))
                 record = timeline.document(analysis, fingerprint=key, settings=settings)
                 timeline.write(out / folder, record, analysis.tracks)
                 if analysis.tracks:
@@ -179,10 +248,17 @@ def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]]
     return {
         "items": [_summary(item, out, row, own) for item, row, own in zip(items, rows, flags, strict=True)],
         "analysed": sum(row["made"] for row in rows),
+        "routing": _routing([row["record"]["routing"] for row in rows]),
         "dataset_qa": [asdict(flag) for flag in dataset_flags],
         "remedy": out / "remedy.sh" if lines else None,
         "report": page,
     }
+
+
+def _routing(counts: Sequence[dict[str, int]]) -> dict[str, float]:
+    """Add up what went to the stronger model; of what it changed, only a bench with the truth knows the gain."""
+    total = {key: sum(own[key] for own in counts) for key in ("asked", "routed", "changed")}
+    return total | {"share": round(total["routed"] / max(total["asked"], 1), 4)}
 
 
 def _summary(item: Item, out: Path, row: dict[str, Any], flags: Sequence[Flag]) -> dict[str, Any]:

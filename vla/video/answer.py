@@ -47,6 +47,8 @@ class Answer:
     source: str  # MEASURED, or the model that answered
     looked_at_s: tuple[float, ...] = ()  # frames that the model was shown
     problem: str = ""  # what kept a model from answering, or what was not checked
+    confidence: float | None = None  # 0..1, by agreement; None where nothing tells
+    first: str | None = None  # what a weaker model said, where a stronger one was asked
 
 
 def cite(question: str, answer: str, times_s: Sequence[float], track: Track, source: str, **more) -> Answer:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import httpx2
 
 Read = TypeVar("Read")
+VARIED = 0.7  # temperature at which several answers are drawn
 AGAIN = (408, 409, 429)  # answers that a second try may change, beside 5xx
 
 
@@ -54,25 +55,46 @@ class Endpoint:
 class Chat:
     """Sends one question at a time to a model at `url`/chat/completions."""
 
-    def __init__(self, url: str, model: str, *, key_variable: str, timeout_s: float, max_tokens: int) -> None:
+    def __init__(
+        self, url: str, model: str, *, key_variable: str, timeout_s: float, max_tokens: int, samples: int = 1
+    ) -> None:
+        if samples < 1:
+            raise ValueError(f"samples={samples} answers nothing: give 1, or more, whose agreement is the confidence")
         self._endpoint = Endpoint(url, key_variable=key_variable, timeout_s=timeout_s)
-        self._model, self._max_tokens = model, max_tokens
+        self._model, self._max_tokens, self.samples = model, max_tokens, samples
 
-    def ask_for(self, text: str, images: Sequence[str], read: Callable[[str], Read]) -> Read:
-        """Return what `read` makes of the answer, asked for once more where it is none; NoReply after the second."""
-        try:
-            return read(self.ask(text, images))
-        except NoReply:
-            return read(self.ask(text, images))
+    def ask_for(self, text: str, images: Sequence[str], read: Callable[[str], Read]) -> list[Read]:
+        """Return what `read` makes of the answers, `samples` at most; NoReply where there is none.
 
-    def ask(self, text: str, images: Sequence[str] = ()) -> str:
+        A single one is the likeliest, and asked for once more where it is none; several are drawn at VARIED.
+        """
+        replies: list[Read] = []
+        problem = NoReply("")
+        for _ in range(max(self.samples, 2)):
+            try:
+                replies.append(read(self.ask(text, images, 0.0 if self.samples == 1 else VARIED)))
+            except NoReply as error:
+                problem = error
+            if len(replies) == self.samples:
+                break
+        if not replies:
+            raise problem
+        return replies
+
+    def agreed(self, replies: Sequence[Read], same: Callable[[Read, Read], bool]) -> tuple[Read, float | None]:
+        """Return the reply that most others are the same as, and their share of all samples; None for a single one."""
+        votes = [sum(same(reply, other) for other in replies) for reply in replies]
+        best = max(range(len(replies)), key=lambda number: (votes[number], -number))
+        return replies[best], None if self.samples == 1 else votes[best] / self.samples
+
+    def ask(self, text: str, images: Sequence[str] = (), temperature: float = 0.0) -> str:
         """Return the answer to a text and images (data addresses); NoReply where there is none."""
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
         content += [{"type": "image_url", "image_url": {"url": image}} for image in images]
         body = {
             "model": self._model,
             "messages": [{"role": "user", "content": content}],
-            "temperature": 0,
+            "temperature": temperature,
             "max_tokens": self._max_tokens,
         }
         try:

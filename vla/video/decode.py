@@ -98,8 +98,8 @@ class VideoClip:
             if self.start_s is not None:
                 base = float(stream.time_base)
                 container.seek(max(int(self.start_s / base), 0), stream=stream)
-            upright, zero_s, last_s, count = _Upright(limits, facts, self.path), self.zero_s, 0.0, 0
-            for frame in _decoded(container, stream, facts, self.path):
+            upright, zero_s, last_s, count = Upright(limits, facts, self.path), self.zero_s, 0.0, 0
+            for frame in decoded(container, stream, facts, self.path):
                 file_s = _file_time(frame, self.path)
                 if self.stop_s is not None and file_s >= self.stop_s:
                     break
@@ -200,7 +200,7 @@ class TableClip:
 Clip = VideoClip | ImageClip | TableClip
 
 
-class _Upright:
+class Upright:
     """Turn decoded frames into small upright pictures of one size, the size of the first."""
 
     def __init__(self, limits: Limits, facts: Facts, path: Path) -> None:
@@ -227,7 +227,7 @@ def small(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _decoded(container: Any, stream: Any, facts: Facts, path: Path) -> Iterator[Any]:
+def decoded(container: Any, stream: Any, facts: Facts, path: Path) -> Iterator[Any]:
     """Yield decoded frames; packets that cannot be decoded are noted with their time, too many of them raise."""
     packets, failures = container.demux(stream), 0
     while True:

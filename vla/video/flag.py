@@ -34,6 +34,7 @@ CODES = {  # code -> what it means
     "idle_start": "nothing happens at the beginning",
     "idle_end": "nothing happens at the end",
     "outlier": "a figure is far from that of the other episodes",
+    "orders": "text in the picture reads like orders to a model",
 }
 TRIMMED = ("idle_start", "idle_end")
 

@@ -1,4 +1,4 @@
-"""The search index of an analysed folder: every segment, flag and failure as text, and as a vector if there is a model.
+"""The search index of an analysed folder: segments, flags, failures and texts, as vectors too if there is a model.
 
 `index.sqlite` holds `moments` (one row each), `words` (FTS5 over them) and `about` (schema, the embedding model).
 """
@@ -49,7 +49,7 @@ class Hit:
 
     item: str
     folder: str  # of the item, beside the index
-    kind: str  # "segment", "flag" or "failure"
+    kind: str  # "segment", "flag", "text" or "failure"
     start_s: float
     stop_s: float
     label: str
@@ -81,10 +81,13 @@ def build(out: Path, records: Iterable[tuple[str, Mapping[str, Any]]], embedder:
 
 
 def _moments(folder: str, record: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """Yield what can be found in an item: its segments, what is wrong with the recording, and what seems to fail."""
+    """Yield what can be found in an item: its segments, flags, texts, and what seems to fail."""
     source = record["source"]
     found = [("segment", part, part["label"], "; ".join(part["why"])) for part in record["segments"]]
     found += [("flag", flag, flag["code"].replace("_", " "), flag["words"]) for flag in record["qa"]]
+    found += [
+        ("text", text, text["text"], f"text in the picture of {text['camera']}") for text in record.get("texts", ())
+    ]
     for suspect in record["outcome"]["suspects"]:
         stop_s = suspect["stop_s"] if suspect["stop_s"] is not None else suspect["time_s"]
         state = "put right" if suspect["put_right"] else "failure"

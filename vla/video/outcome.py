@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla.model.prompts import split_steps
+from vla.video.colours import HUES, LEAST_SHARE, ROUND, SQUARE
 from vla.video.events import arm_motion, stalls
 from vla.video.grips import Grip, grips
 from vla.video.source import Item
 from vla.video.state import State
-from vla.video.things import HUES, LEAST_SHARE, ROUND, SQUARE, colours_named, moved, shape_named
+from vla.video.things import colours_named, moved, shape_named
 from vla.video.track import Track
 
 FAILURE, SUCCESS, NONE, UNKNOWN = "failure", "success", "none", "unknown"  # NONE: nothing speaks for a failure
@@ -62,6 +63,8 @@ class Outcome:
     suspects: tuple[Suspect, ...] = ()  # SUSPECTS at most
     source: str = MEASURED  # or the model that decided
     problem: str = ""  # what kept a model from deciding
+    confidence: float | None = None  # 0..1, by agreement; None where nothing tells
+    first: str | None = None  # what a weaker model said, where a stronger one was asked
 
     @property
     def failure(self) -> Suspect | None:

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +50,13 @@ class PlanWords:
         named: list[Segment] = []
         finished, told = [], 0  # subtasks that are over, and the place in the instruction up to which they were told
         for stretch in between_rests(story.segments):
-            label, told, problem = self._next(story, stretch, finished, told)
-            if problem:
-                named += [replace(segment, problem=problem) for segment in stretch]
+            step = self._next(story, stretch, finished, told)
+            if step.problem:
+                named += [replace(segment, problem=step.problem) for segment in stretch]
             else:
-                finished.append(label)
-                named += [replace(segment, label=label, source=self.identity) for segment in stretch]
+                told, known = step.told, {"label": step.label, "source": self.identity, "confidence": step.confidence}
+                finished.append(step.label)
+                named += [replace(segment, **known) for segment in stretch]
         return named
 
     def judge(self, story: Story) -> Outcome:
@@ -81,9 +82,10 @@ class PlanWords:
         said = [text.strip() for text in self._policy.generate(looked_at, [asked] * len(looked_at))]
         if when:
             return _first_yes(question, times_s, said, track, self.identity)
-        (most, _), *_ = Counter(said).most_common(1)
+        (most, votes), *_ = Counter(said).most_common(1)
         shown = [time_s for time_s, text in zip(times_s, said, strict=True) if text == most]
-        return cite(question, most or NOT_VISIBLE, shown, track, self.identity, looked_at_s=tuple(times_s))
+        known = {"looked_at_s": tuple(times_s), "confidence": votes / len(said)}
+        return cite(question, most or NOT_VISIBLE, shown, track, self.identity, **known)
 
     def _unfit(self, story: Story) -> str:
         """Say why this model cannot name these segments; empty if it can."""
@@ -95,30 +97,46 @@ class PlanWords:
         words = self._policy.unknown_words(story.item.task)
         return f"not named: the model was never taught the words {words}" if words else ""
 
-    def _next(
-        self, story: Story, stretch: Sequence[Segment], finished: Sequence[str], told: int
-    ) -> tuple[str, int, str]:
-        """Return the subtask of a stretch and up to where the instruction is told with it, or what the problem is."""
+    def _next(self, story: Story, stretch: Sequence[Segment], finished: Sequence[str], told: int) -> "_Step":
+        """Find the subtask of a stretch; its confidence is the share of frames at which the model names that deed."""
         active = [segment for segment in stretch if "set_off" not in segment.kinds] or stretch
         start_s, stop_s = active[0].start_s, active[-1].stop_s
         times_s = start_s + (np.arange(ASKED) + 0.5) / ASKED * (stop_s - start_s)
         asked = [self._observation(story, float(time_s)) for time_s in times_s]
-        answers = _by_votes(self._policy.next_subtask(asked, [finished] * ASKED))
+        every = self._policy.next_subtask(asked, [finished] * ASKED)
+        answers = _by_votes(every)
         for answer in answers:
             fitted = fit(answer, story.item.task, told)
             if fitted is not None:
-                return *fitted, ""
+                return _Step(*fitted, _share(every, answer))
         if answers:
-            return "", told, f"not named: the model said {answers[0]!r}, which the instruction does not speak of"
-        again = _by_votes(self._policy.next_subtask(asked, [finished[:-1]] * ASKED)) if finished else []
-        if again and deed(again[0]) == deed(finished[-1]):
-            return finished[-1], told, ""  # nothing is left to do, so the last thing is tried once more
-        return "", told, "not named: the model takes the instruction for fulfilled"
+            problem = f"not named: the model said {answers[0]!r}, which the instruction does not speak of"
+            return _Step("", told, 0.0, problem)
+        every = self._policy.next_subtask(asked, [finished[:-1]] * ASKED) if finished else []
+        again = _by_votes(every)
+        if again and deed(again[0]) == deed(finished[-1]):  # nothing is left to do, so it is tried once more
+            return _Step(finished[-1], told, _share(every, again[0]))
+        return _Step("", told, 0.0, "not named: the model takes the instruction for fulfilled")
 
     def _observation(self, story: Story, time_s: float) -> Observation:
         images = {camera: story.tracks[camera].picture(time_s) for camera in self._policy.embodiment.cameras}
         state = np.zeros(len(self._policy.embodiment.joints), np.float32)  # is not read where words are asked for
         return Observation(images, state, story.item.task, time_s)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is done in a stretch, and the place up to which the instruction is told with it."""
+
+    label: str
+    told: int
+    confidence: float  # 0..1
+    problem: str = ""
+
+
+def _share(said: Sequence[str], answer: str) -> float:
+    """Return the share of answers that name the same deed as one of them."""
+    return sum(deed(other) == deed(answer) for other in said) / len(said)
 
 
 def _first_yes(question: str, times_s: Sequence[float], said: Sequence[str], track: Track, identity: str) -> Answer:
@@ -130,10 +148,12 @@ def _first_yes(question: str, times_s: Sequence[float], said: Sequence[str], tra
         elif runs[-1]:
             runs.append([])
     longest = max(runs, key=len)
+    fitting = sum((text == "yes") == (time_s in longest) for time_s, text in zip(times_s, said, strict=True))
+    known = {"looked_at_s": tuple(times_s), "confidence": fitting / max(len(said), 1)}
     if not longest:
-        return Answer(question, NOT_VISIBLE, (), (), identity, looked_at_s=tuple(times_s))
+        return Answer(question, NOT_VISIBLE, (), (), identity, **known)
     words = f"from {longest[0]:.2f} to {longest[-1]:.2f} s" if len(longest) > 1 else f"at {longest[0]:.2f} s"
-    return cite(question, words, longest, track, identity, looked_at_s=tuple(times_s))
+    return cite(question, words, longest, track, identity, **known)
 
 
 def between_rests(segments: Sequence[Segment]) -> list[list[Segment]]:

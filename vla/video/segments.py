@@ -1,7 +1,7 @@
 """What lies between boundaries: stretches in which one thing is done, first named by the events that end them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -41,6 +41,8 @@ class Segment:
     why: tuple[str, ...] = ()  # the events that end it, the weightiest first; none where the video ends
     kinds: tuple[str, ...] = ()  # of the same events
     problem: str = ""  # what kept a model from naming it
+    confidence: float | None = None  # 0..1, by agreement; None where nothing tells
+    first: str | None = None  # what a weaker model said, where a stronger one was asked
 
     @property
     def middle_s(self) -> float:
@@ -67,8 +69,14 @@ def merged(segments: Sequence[Segment]) -> list[Segment]:
     for segment in segments:
         last = joined[-1] if joined else None
         if last and last.source == segment.source != MEASURED and last.label == segment.label:
-            joined[-1] = Segment(
-                last.start_s, segment.stop_s, last.label, last.source, segment.why, segment.kinds, last.problem
+            known = [part.confidence for part in (last, segment) if part.confidence is not None]
+            joined[-1] = replace(
+                last,
+                stop_s=segment.stop_s,
+                why=segment.why,
+                kinds=segment.kinds,
+                confidence=min(known, default=None),
+                first=segment.first if last.first is None else last.first,
             )
         else:
             joined.append(segment)

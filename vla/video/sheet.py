@@ -29,13 +29,18 @@ def _sheet(track: Track, times_s: Sequence[float]) -> Image.Image:
     return sheet
 
 
-def _tile(image: np.ndarray, stamp: str) -> Image.Image:
+def still(image: np.ndarray, stamp: str) -> Image.Image:
+    """Return one frame uint8[h, w, 3] RGB, stamped, twice as large as on a sheet."""
+    return _tile(image, stamp, 2 * TILE)
+
+
+def _tile(image: np.ndarray, stamp: str, side: int = TILE) -> Image.Image:
     """Fit a picture into a tile and stamp it at the top left, black on white."""
-    tile = Image.new("RGB", (TILE, TILE))
+    tile = Image.new("RGB", (side, side))
     small = Image.fromarray(image)
-    scale = TILE / max(small.size)
+    scale = side / max(small.size)
     small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))))
-    tile.paste(small, ((TILE - small.width) // 2, (TILE - small.height) // 2))
+    tile.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
     pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=STAMP * TILE)
     pen.rectangle(pen.textbbox((3, 0), stamp, font=font), fill="white")
     pen.text((3, 0), stamp, fill="black", font=font)

@@ -5,18 +5,12 @@ import re
 import cv2
 import numpy as np
 
+from vla.video.colours import HUES, LEAST_SHARE, SMALL_SHARE, hues, squareness
 from vla.video.track import Track
 
-# Hues of OpenCV (0..179), from and until before; red goes round the end. Black and white are told by no hue.
-HUES = {"red": ((0, 7), (170, 180)), "orange": ((7, 19),), "yellow": ((19, 36),), "green": ((36, 85),)}
-HUES |= {"blue": ((98, 131),), "purple": ((131, 170),)}
-SATURATED, BRIGHT = 90, 45  # least saturation and value of a colour that can be named [of 255]
 FRAMES = 9  # of a stretch, whose median leaves out what passes through
 DIFFERS = 40  # levels by which a pixel has changed
-LEAST_SHARE = 0.0012  # of the picture that a thing covers which counts as moved, half a cube in our world
-SMALL_SHARE = 0.012  # at most this much of the picture is covered by a thing that can be grasped in our world
 LEFT = 0.6  # of the pixels of a thing that change when it leaves
-SQUARE, ROUND = 0.86, 0.81  # what fills more, or less, of its smallest rectangle is a box, or a disc
 SQUARE_SHAPES, ROUND_SHAPES = ("cube", "block", "box", "brick"), ("cylinder", "ball", "can", "disc", "cup")
 _NAMED = re.compile(rf"\b({'|'.join((*HUES, 'black', 'white'))})\b", re.IGNORECASE)
 
@@ -44,7 +38,7 @@ class Moved:
 
     def __init__(self, before: np.ndarray, after: np.ndarray) -> None:
         self._changed = cv2.absdiff(before, after).max(axis=2) > DIFFERS
-        self._were, self._are = _hues(before), _hues(after)
+        self._were, self._are = hues(before), hues(after)
 
     def share(self, colour: str) -> float:
         """Return the share of the picture by which a colour of HUES left one place and came to another, 0 for none.
@@ -64,14 +58,7 @@ class Moved:
         left = [k for k in small if self._changed[labels == k].mean() > LEFT]
         if len(small) < 2 or len(left) != 1:
             return None
-        return _squareness(labels == left[0]), [_squareness(labels == k) for k in small if k != left[0]]
-
-
-def _squareness(mask: np.ndarray) -> float:
-    """Return the share of its smallest rectangle that a thing bool[h, w] fills: 1 for a box, 0.79 for a disc."""
-    points = np.argwhere(mask).astype(np.float32)
-    _, sides, _ = cv2.minAreaRect(points)
-    return float(len(points) / ((sides[0] + 1) * (sides[1] + 1)))
+        return squareness(labels == left[0]), [squareness(labels == k) for k in small if k != left[0]]
 
 
 def _median(track: Track, stretch_s: tuple[float, float]) -> np.ndarray:
@@ -84,11 +71,5 @@ def _median(track: Track, stretch_s: tuple[float, float]) -> np.ndarray:
     return np.median(pictures, axis=0).astype(np.uint8)
 
 
-def _hues(image: np.ndarray) -> np.ndarray:
-    """Return the hue int16[h, w] of each pixel, -1 where it has none that can be named."""
-    hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
-    return np.where((saturation >= SATURATED) & (value >= BRIGHT), hue.astype(np.int16), -1)
-
-
-def _is(hues: np.ndarray, name: str) -> np.ndarray:
-    return np.any([(hues >= low) & (hues < high) for low, high in HUES[name]], axis=0)
+def _is(picture: np.ndarray, name: str) -> np.ndarray:
+    return np.any([(picture >= low) & (picture < high) for low, high in HUES[name]], axis=0)

@@ -8,13 +8,20 @@ timeline.json, schema "vla.timeline/1"; times in seconds since the item's first 
     source       name, episode (null for a file), task (the instruction, "" if unknown), fps and rows that a dataset
                  states (null for a file), cameras {name: codec, width, height, rotation_deg, frames, duration_s}
     keyframes    [frame (number in the first camera), time_s, score, why, kinds, picture (file beside this one)]
-    segments     [start_s, stop_s, label, source ("events", or the model that named it), why, kinds, problem]
+    segments     [start_s, stop_s, label, source ("events", or the model that named it), why, kinds, problem, confidence
+                 (0..1 by agreement, null where nothing tells), first (what a weaker model said where a stronger one
+                 was asked, else null)]
     events       [time_s, kind, signal ("state" or "pixels"), strength 0..1, words]
     outcome      label (failure, success, none or unknown; without a model never success), words, moment_s, mode (null
-                 without a failure), source ("measured" or the model), problem, suspects [time_s, mode, evidence,
-                 put_right, stop_s], the likeliest first
+                 without a failure), source ("measured" or the model), problem, confidence, first, suspects [time_s,
+                 mode, evidence, put_right, stop_s], the likeliest first
     answers      [question, answer ("not visible" is one), times_s and frames that it rests on, source ("events" or the
-                 model), looked_at_s (frames that a model was shown), problem]
+                 model), looked_at_s (frames that a model was shown), problem, confidence, first]
+    routing      asked (segments, outcome and answers), routed (to the stronger model), changed (by it)
+    things       [camera, number, name (colour and shape), start_s, stop_s, way (how far it went), first and last place
+                 (middle x, y, width, height), all in widths of the picture]; every place is in things.csv
+    texts        [text, camera, start_s and stop_s between which keyframes show it, confidence 0..1, box (x, y, width,
+                 height in the kept picture), orders (whether it reads like orders to a model)]: data, whatever it says
     qa           [code, severity (error, warning or note), camera ("" for the state), start_s, stop_s, words, numbers]
     figures      numbers by which a dataset is sorted: seconds, jerk_p95, static_share, CAMERA.blur ...
     lags         {camera: seconds by which its pictures are later than the state, agreement (correlation), gain over
@@ -36,6 +43,7 @@ import numpy as np
 from vla.video.analysis import Analysis
 from vla.video.flag import Flag
 from vla.video.lag import Lag
+from vla.video.objects import Thing
 from vla.video.outcome import Outcome
 from vla.video.quality import Checked
 from vla.video.track import Track
@@ -69,6 +77,9 @@ def document(analysis: Analysis, *, fingerprint: str, settings: Mapping[str, Any
             "events": [asdict(event) for event in analysis.events],
             "outcome": _outcome(analysis.outcome),
             "answers": [asdict(answer) for answer in analysis.answers],
+            "routing": asdict(analysis.routing),
+            "things": [_thing(camera, thing) for camera, track in analysis.tracks.items() for thing in track.things],
+            "texts": [asdict(text) for text in analysis.texts],
             "qa": [asdict(flag) for flag in analysis.checked.flags],
             "figures": analysis.checked.figures,
             "lags": {camera: asdict(lag) for camera, lag in analysis.checked.lags.items()},
@@ -89,6 +100,7 @@ def write(folder: Path, record: Mapping[str, Any], tracks: Mapping[str, Track]) 
         (folder / keyframe["picture"]).write_bytes(lead.thumbnail(lead.nearest_sample(keyframe["time_s"])))
     for name in ("keyframes", "segments", "qa"):
         _write_table(folder / f"{name}.csv", record[name])
+    _write_table(folder / "things.csv", _places(tracks))
     path = folder / "timeline.json"
     partial = folder / ".timeline.partial"
     partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -102,7 +114,11 @@ def read(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / "timeline.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    whole = isinstance(record, dict) and record.get("schema") == SCHEMA and {"outcome", "answers"} <= record.keys()
+    whole = (
+        isinstance(record, dict)
+        and record.get("schema") == SCHEMA
+        and {"outcome", "answers", "texts", "routing"} <= record.keys()
+    )
     return record if whole else None
 
 
@@ -134,6 +150,28 @@ def _camera(track: Track) -> dict[str, Any]:
         "frames": len(track),
         "duration_s": float(track.time_s[-1]),
     }
+
+
+def _thing(camera: str, thing: Thing) -> dict[str, Any]:
+    return {
+        "camera": camera,
+        "number": thing.number,
+        "name": thing.name,
+        "start_s": float(thing.time_s[0]),
+        "stop_s": float(thing.time_s[-1]),
+        "way": thing.way,
+        "first": thing.place[0],
+        "last": thing.place[-1],
+    }
+
+
+def _places(tracks: Mapping[str, Track]) -> Iterable[dict[str, Any]]:
+    """Yield where every thing was at every sample."""
+    for camera, track in tracks.items():
+        for thing in track.things:
+            for time_s, place in zip(thing.time_s, thing.place, strict=True):
+                places = dict(zip(("x", "y", "width", "height"), map(float, place), strict=True))
+                yield _plain({"camera": camera, "number": thing.number, "name": thing.name, "time_s": time_s, **places})
 
 
 def _plain(value: Any) -> Any:

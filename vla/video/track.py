@@ -1,13 +1,14 @@
 """One pass over a clip: every frame is measured once, small pictures go to a file, what stays is small."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from vla.video.decode import Clip, Facts, Limits
+from vla.video.objects import Detector, Follower, Thing, sight
 from vla.video.picture import CELLS, LOOKS, Movement, change, light, looks, luma
 
 RATE_HZ = 10.0  # looks, movement and thumbnails are taken this often at most; light and change at every frame
@@ -32,6 +33,7 @@ class Track:
     thumbnails: Path  # JPEG pictures of the samples, one after the other
     offsets: np.ndarray  # int64[M + 1] where each begins
     facts: Facts
+    things: tuple[Thing, ...] = ()  # coloured ones, followed over all frames; their places at the samples
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -59,10 +61,11 @@ def watch(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float], 
     """Decode `clip` once and measure it; thumbnails go to the file `thumbnails`.
 
     `beat` is called now and then with the time of the latest frame [s]. Memory grows by some 30 bytes a frame and
-    0.8 kB a sample, about 35 MB an hour. Raises ClipError where the clip cannot be read.
+    0.8 kB a sample, about 35 MB an hour, and by some 200 bytes a sample for each coloured thing in sight. Raises
+    ClipError where the clip cannot be read.
     """
     cv2.setNumThreads(1)  # with one thread the same pixels give the same numbers
-    facts, movement, previous, due_s = Facts(), Movement(), None, -np.inf
+    facts, movement, follower, previous, due_s = Facts(), Movement(), Follower(), None, -np.inf
     rows, times_s, samples, described, flows, offsets = _Rows(6), [], [], _Rows(LOOKS, np.float16), [], [0]
     with thumbnails.open("wb") as file:
         for number, frame in enumerate(clip.frames(limits, facts)):
@@ -72,12 +75,14 @@ def watch(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float], 
             rows.add((*differs, measured.dark, measured.bright, measured.contrast, measured.blur))
             times_s.append(frame.time_s)
             previous = grey
-            if frame.time_s >= due_s - 1e-6:
+            due = frame.time_s >= due_s - 1e-6
+            follower.update(frame.time_s, sight(frame.image, shapes=due), keep=due)
+            if due:
                 due_s = max(due_s, frame.time_s - 1 / RATE_HZ) + 1 / RATE_HZ if samples else frame.time_s + 1 / RATE_HZ
                 samples.append(number)
                 described.add(looks(frame.image))
                 flows.append(movement(grey).astype(np.float16))
-                file.write(_jpeg(frame.image))
+                file.write(jpeg(frame.image))
                 offsets.append(file.tell())
             if number % _BEAT_FRAMES == 0:
                 beat(frame.time_s)
@@ -96,7 +101,16 @@ def watch(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float], 
         thumbnails=thumbnails,
         offsets=np.array(offsets, np.int64),
         facts=facts,
+        things=follower.things(),
     )
+
+
+def followed(track: Track, detector: Detector) -> Track:
+    """Return the track with the things that a detector finds on its samples, instead of coloured ones."""
+    follower = Follower()
+    for time_s in track.time_s[track.sample]:
+        follower.update(float(time_s), detector(track.picture(float(time_s))), keep=True)
+    return replace(track, things=follower.things())
 
 
 class _Rows:
@@ -115,7 +129,8 @@ class _Rows:
         return self._table[: self._length].copy()
 
 
-def _jpeg(image: np.ndarray) -> bytes:
+def jpeg(image: np.ndarray) -> bytes:
+    """Return uint8[h, w, 3] RGB as a JPEG that holds nothing but its pixels."""
     done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     assert done, "a small uint8 picture can always be encoded"
     return data.tobytes()

@@ -7,6 +7,7 @@ from typing import Protocol
 from vla.video.answer import Answer, measured_answer
 from vla.video.events import Event
 from vla.video.outcome import Outcome
+from vla.video.reading import Text
 from vla.video.segments import Segment
 from vla.video.source import Item
 from vla.video.track import Track
@@ -21,6 +22,7 @@ class Story:
     events: Sequence[Event]
     segments: Sequence[Segment]
     outcome: Outcome
+    texts: Sequence[Text] = ()  # read in the pictures: data, whatever it says
 
 
 class Words(Protocol):

@@ -1,0 +1,215 @@
+"""A camera or stream, live: every frame is measured, a model looks at keyframes, and nothing waits for the model.
+
+Two queues of one stand between three threads, and in both the latest wins: frames from the source to the measures,
+keyframes from the measures to the model. What was dropped is counted, and every answer carries the time of its frame
+in the source and its age when it came.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+
+from vla.video.chat import NoReply
+from vla.video.decode import ClipError, Facts, Frame, Limits
+from vla.video.latest import Latest
+from vla.video.objects import Detector
+from vla.video.track import jpeg
+from vla.video.veil import Veil
+from vla.video.watcher import Watcher
+
+PICTURES, LOG = "keyframes", "live.jsonl"  # what is written while it runs
+QUESTION = "What is happening?"
+STALE_S = 5.0  # an answer that is older is told as late
+END_S = 10.0  # the model may think on for so long when the source has ended
+
+Look = Callable[[np.ndarray, float, Sequence[str], str], str]  # (picture, time, why, question) -> answer
+
+
+class LiveClip(Protocol):
+    """Gives frames when they come."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    def frames(self, limits: Limits, facts: Facts) -> Iterator[Frame]:
+        """Yield frames; ClipError where the source fails."""
+        ...
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A frame, its number in the source and when it came, on the monotonic clock."""
+
+    number: int
+    frame: Frame
+    came_s: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A keyframe with what was said about it; times in the source, ages since the frame came [s]."""
+
+    frame: int
+    time_s: float
+    why: tuple[str, ...]
+    picture: str
+    answer: str = ""
+    problem: str = ""
+    age_s: float | None = None  # of the answer; None where none came
+    late: bool = False
+
+
+class Live:
+    """Follows one source to its end; use it once."""
+
+    def __init__(
+        self,
+        clip: LiveClip,
+        out: Path,
+        limits: Limits,
+        *,
+        look: Look | None,
+        question: str,
+        veil: Veil | None,
+        detector: Detector | None = None,
+        blur_written: bool,
+    ) -> None:
+        """look: asks a model; None asks nobody. detector: finds things on every frame; None finds coloured ones.
+
+        veil: hides places in what the model is shown and, if `blur_written`, in what is written.
+        """
+        self.clip, self.out, self.limits = clip, out, limits
+        self._detector = detector
+        self._look, self._question, self._veil, self._written = look, question, veil, veil if blur_written else None
+        self._frames: Latest[Arrival] = Latest()
+        self._keyframes: Latest[tuple[Moment, Arrival]] = Latest()
+        self._stop, self._failed = threading.Event(), None
+        self._moments: list[Moment] = []
+        self._lock, self._over = threading.Lock(), False
+        self._cost_s: list[float] = []
+
+    def run(self, seconds: float | None, tell: Callable[[Moment], None]) -> dict[str, Any]:
+        """Follow until the source ends, for `seconds` at most, or until Ctrl-C; return what is in the result.
+
+        `tell` hears every keyframe when it was answered, or at once where nobody is asked.
+        """
+        (self.out / PICTURES).mkdir(parents=True, exist_ok=True)
+        reader = threading.Thread(target=self._guarded, args=(self._read, self._frames), daemon=True)
+        thinker = threading.Thread(target=self._guarded, args=(self._think, self._frames), daemon=True)
+        began_s, interrupted = time.monotonic(), False
+        with (self.out / LOG).open("w", encoding="utf-8") as log:
+            self._tell = partial(self._note, log, tell)
+            for thread in (reader, thinker):
+                thread.start()
+            try:
+                self._watch(None if seconds is None else began_s + seconds)
+            except KeyboardInterrupt:
+                interrupted = True
+            self._stop.set()
+            self._keyframes.close()
+            thinker.join(END_S)
+            with self._lock:
+                self._over = True  # what comes now is too late
+        if self._failed is not None:
+            raise self._failed
+        return self._summary(time.monotonic() - began_s) | {"interrupted": interrupted}
+
+    def _guarded(self, work: Callable[[], None], ends: Latest[Any]) -> None:
+        """Run a thread's work; what goes wrong ends the whole."""
+        try:
+            work()
+        except Exception as error:
+            self._failed = self._failed or error
+            ends.close()
+
+    def _read(self) -> None:
+        for number, frame in enumerate(self.clip.frames(self.limits, Facts())):
+            self._frames.put(Arrival(number, frame, time.monotonic()))
+            if self._stop.is_set():
+                return
+        self._frames.close()
+
+    def _watch(self, until_s: float | None) -> None:
+        watcher = Watcher(self._detector)
+        while (arrival := self._frames.take()) is not None and self._failed is None:
+            began_s = time.monotonic()
+            why = watcher.reasons(arrival.frame.time_s, arrival.frame.image)
+            if why:
+                picture = f"{PICTURES}/{arrival.number:06d}.jpg"
+                self._keep(Moment(arrival.number, arrival.frame.time_s, tuple(why), picture), arrival)
+            self._cost_s.append(time.monotonic() - began_s)
+            if until_s is not None and time.monotonic() >= until_s:
+                return
+
+    def _keep(self, moment: Moment, arrival: Arrival) -> None:
+        if self._look is None:
+            self._write(moment, arrival.frame.image)
+            self._tell(moment)
+        else:
+            self._keyframes.put((moment, arrival))
+
+    def _think(self) -> None:
+        while self._look is not None and (taken := self._keyframes.take()) is not None:
+            moment, arrival = taken
+            self._write(moment, arrival.frame.image)
+            shown = arrival.frame.image if self._veil is None else self._veil(arrival.frame.image)
+            try:
+                moment = replace(moment, answer=self._look(shown, moment.time_s, moment.why, self._question))
+            except NoReply as error:
+                moment = replace(moment, problem=f"not answered: {error}")
+            age_s = time.monotonic() - arrival.came_s
+            self._tell(replace(moment, age_s=age_s, late=age_s > STALE_S))
+
+    def _write(self, moment: Moment, image: np.ndarray) -> None:
+        shown = image if self._written is None else self._written(image)
+        (self.out / moment.picture).write_bytes(jpeg(shown))
+
+    def _note(self, log: TextIO, tell: Callable[[Moment], None], moment: Moment) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._moments.append(moment)
+            log.write(json.dumps(asdict(moment)) + "\n")
+            log.flush()
+            tell(moment)
+
+    def _summary(self, lasted_s: float) -> dict[str, Any]:
+        if not self._cost_s:
+            raise ClipError(f"{self.clip.name} gave no picture: is it on, is it the right one?")
+        ages_s = [moment.age_s for moment in self._moments if moment.answer and moment.age_s is not None]
+        return {
+            "source": self.clip.name,
+            "seconds": lasted_s,
+            "frames": self._frames.put_count,
+            "frames_dropped": self._frames.dropped,
+            "frame_ms": _percentiles([1000 * cost_s for cost_s in self._cost_s]),
+            "keyframes": len(self._moments) if self._look is None else self._keyframes.put_count,
+            "keyframes_dropped": self._keyframes.dropped,
+            "answers": len(ages_s),
+            "unanswered": sum(bool(moment.problem) for moment in self._moments),
+            "late": sum(moment.late for moment in self._moments),
+            "age_s": _percentiles(ages_s),
+            "moments": [asdict(moment) for moment in self._moments],
+        }
+
+
+def told(moment: Moment) -> str:
+    """Return a moment as a line for people."""
+    words = moment.answer or moment.problem or "; ".join(moment.why)
+    age = "" if moment.age_s is None else f", {moment.age_s:.1f} s ago{' (late)' if moment.late else ''}"
+    return f"{moment.time_s:9.2f} s{age}: {words}"
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {"p50": float(np.percentile(values, 50)), "p95": float(np.percentile(values, 95)), "max": max(values)}

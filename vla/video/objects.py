@@ -1,0 +1,223 @@
+"""Things on every frame: found by colour, or by whatever detector is given, and followed by place.
+
+Colours serve where things are brighter than their ground; on a motley one there are many things that are none.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from vla.video.colours import BRIGHT, HUES, LEAST_SHARE, ROUND, SATURATED, SMALL_SHARE, SQUARE, squareness
+
+NAMES = tuple(HUES)
+MOST_SHARE = 0.15  # of the picture; more is a table or a wall
+NEAR, FAR = 0.06, 0.16  # a thing is looked for so far from its last place, and so far when it was hidden [widths]
+RESIZED = 3.0  # a thing that is larger or smaller by more is another
+LOST_S = 1.0  # it is gone when it was not found for so long
+SURE_S = 0.3  # what is not found for so long is a flicker
+COVERED, USUAL = 0.75, 15  # with less of its usual area it is partly hidden; usual in so many sightings before
+MOVED_S, MOVES, RESTS = 0.4, 0.03, 0.01  # it moves, and rests again, by its way within so long a time [widths]
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A thing on one frame; lengths in widths of the picture, so that both directions are alike."""
+
+    kind: str  # its colour, or what a detector calls it
+    x: float  # of its middle
+    y: float
+    width: float
+    height: float
+    area: float  # [widths squared]
+    square: float | None = None  # share of its smallest rectangle that it fills; None where nobody can say
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Where one thing was, as a table."""
+
+    number: int
+    name: str  # such as "red box"
+    time_s: np.ndarray  # float64[K]
+    place: np.ndarray  # float32[K, 4] middle x, y, width, height [widths of the picture]
+
+    @property
+    def way(self) -> float:
+        """How far it went, without trembling [widths of the picture]."""
+        smooth = self.place[:, :2].astype(np.float64)
+        steps = np.linalg.norm(np.diff(smooth, axis=0), axis=1)
+        return float(steps[steps > RESTS / 4].sum())
+
+
+@dataclass
+class Followed:
+    """A thing as long as it is followed."""
+
+    number: int
+    kind: str
+    first_s: float
+    last_s: float
+    last: Sighting
+    moving: bool = False
+    covered: bool = False  # partly hidden now, so that its middle tells little
+    recent: deque[tuple[float, float, float]] = field(default_factory=deque)  # (time, x, y) of the last MOVED_S
+    rows: list[tuple[float, float, float, float, float]] = field(default_factory=list)  # (time, x, y, width, height)
+    squares: list[float] = field(default_factory=list)
+    areas: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL))
+
+    @property
+    def sure(self) -> bool:
+        """Whether it was seen for long enough to be more than a flicker."""
+        return self.last_s - self.first_s >= SURE_S - 1e-6
+
+    @property
+    def name(self) -> str:
+        """Colour and shape, as far as they can be told, or what a detector calls it."""
+        if self.kind not in HUES:
+            return self.kind
+        square = float(np.median(self.squares)) if self.squares else (SQUARE + ROUND) / 2
+        return f"{self.kind} {'box' if square > SQUARE else 'disc' if square < ROUND else 'thing'}"
+
+    def distance(self, time_s: float, sighting: Sighting) -> float:
+        """Return how far a sighting is from where this was last [widths]; infinity where it is another thing."""
+        away = float(np.hypot(sighting.x - self.last.x, sighting.y - self.last.y))
+        near = min(NEAR + time_s - self.last_s, FAR)
+        alike = 1 / RESIZED < sighting.area / max(self.last.area, 1e-9) < RESIZED
+        return away if sighting.kind == self.kind and away <= near and alike else np.inf
+
+    def move(self, time_s: float, sighting: Sighting) -> str | None:
+        """Take a new sighting; return "moves" or "rests" where that changes."""
+        self.last, self.last_s = sighting, time_s
+        if sighting.square is not None:
+            self.squares.append(sighting.square)
+        self.areas.append(sighting.area)
+        self.covered = sighting.area < COVERED * float(np.median(self.areas))
+        if self.covered:
+            return None
+        self.recent.append((time_s, sighting.x, sighting.y))
+        while time_s - self.recent[0][0] > MOVED_S + 1e-6:
+            self.recent.popleft()
+        way = max(float(np.hypot(sighting.x - x, sighting.y - y)) for _, x, y in self.recent)
+        whole = time_s - self.recent[0][0] > MOVED_S / 2
+        if self.moving != (way > (RESTS if self.moving else MOVES)) and whole:
+            self.moving = not self.moving
+            return "moves" if self.moving else "rests"
+        return None
+
+
+class Follower:
+    """Follows the things of one camera; frames come in the order of time."""
+
+    def __init__(self) -> None:
+        self._followed: list[Followed] = []
+        self._ended: list[Followed] = []
+        self._count, self._began_s = 0, np.inf
+
+    def update(self, time_s: float, sightings: Sequence[Sighting], keep: bool) -> list[tuple[str, str]]:
+        """Take what is seen at a time; return (name, what changed): "appears", "moves", "rests" or "is gone".
+
+        What is there from the beginning does not appear. Where the things are is remembered if `keep`.
+        """
+        changes: list[tuple[str, str]] = []
+        self._began_s = min(self._began_s, time_s)
+        for followed, sighting in self._matched(time_s, sightings):
+            if followed is None:
+                followed = Followed(self._count, sighting.kind, time_s, time_s, sighting)
+                self._count += 1
+                self._followed.append(followed)
+            known = followed.sure
+            change = followed.move(time_s, sighting)
+            if followed.sure and not known and followed.first_s > self._began_s:
+                changes.append((followed.name, "appears"))
+            elif change and known:
+                changes.append((followed.name, change))
+            if keep and not followed.covered:
+                followed.rows.append((time_s, sighting.x, sighting.y, sighting.width, sighting.height))
+        gone = [followed for followed in self._followed if time_s - followed.last_s > LOST_S]
+        self._followed = [followed for followed in self._followed if followed not in gone]
+        self._ended += gone
+        return changes + [(followed.name, "is gone") for followed in gone if followed.sure]
+
+    def things(self) -> tuple[Thing, ...]:
+        """Return all things that were more than a flicker, in the order of their first sighting."""
+        every = sorted([*self._ended, *self._followed], key=lambda followed: followed.number)
+        tables = [(followed, np.array(followed.rows)) for followed in every if followed.sure and followed.rows]
+        return tuple(
+            Thing(number, followed.name, table[:, 0].copy(), table[:, 1:].astype(np.float32))
+            for number, (followed, table) in enumerate(tables)
+        )
+
+    def _matched(self, time_s: float, sightings: Sequence[Sighting]) -> list[tuple[Followed | None, Sighting]]:
+        """Pair sightings with what is followed so that the sum of distances is least; None for what is new."""
+        far = 1e6
+        cost = np.full((len(sightings), len(self._followed)), far)
+        for row, sighting in enumerate(sightings):
+            for column, followed in enumerate(self._followed):
+                cost[row, column] = min(followed.distance(time_s, sighting), far)
+        rows, columns = linear_sum_assignment(cost)
+        pairs = {
+            int(row): self._followed[column]
+            for row, column in zip(rows, columns, strict=True)
+            if cost[row, column] < far
+        }
+        return [(pairs.get(row), sighting) for row, sighting in enumerate(sightings)]
+
+
+class Detector(Protocol):
+    """Finds things by name."""
+
+    @property
+    def identity(self) -> str:
+        """What is found depends on it."""
+        ...
+
+    def __call__(self, image: np.ndarray) -> Sequence[Sighting]:
+        """Return the things in uint8[h, w, 3] RGB."""
+        ...
+
+
+def sight(image: np.ndarray, shapes: bool = True) -> list[Sighting]:
+    """Return the coloured things in uint8[h, w, 3] RGB; black, white and grey ones are not told from their ground.
+
+    Without `shapes` nothing is said of how square they are, which takes half of the time.
+    """
+    codes = coded(image)
+    found = []
+    for code in np.flatnonzero(
+        np.bincount(codes.ravel(), minlength=len(NAMES) + 1)[1:] >= LEAST_SHARE / 2 * codes.size
+    ):
+        mask = (codes == code + 1).astype(np.uint8)
+        count, labels, stats, middles = cv2.connectedComponentsWithStats(mask, ltype=cv2.CV_16U)
+        for label in range(1, count):
+            x, y, width, height, area = map(int, stats[label])
+            if LEAST_SHARE / 2 * codes.size <= area <= MOST_SHARE * codes.size:
+                judged = shapes and area <= SMALL_SHARE * codes.size
+                square = squareness(labels[y : y + height, x : x + width] == label) if judged else None
+                unit = codes.shape[1]
+                sides = float(middles[label][0]) / unit, float(middles[label][1]) / unit, width / unit, height / unit
+                found.append(Sighting(NAMES[code], *sides, area / unit**2, square))
+    return found
+
+
+def coded(image: np.ndarray) -> np.ndarray:
+    """Return uint8[h, w]: 1 + the number of its colour in NAMES for each pixel, 0 where it has none that is named."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    codes = cv2.LUT(np.ascontiguousarray(hsv[:, :, 0]), _CODES)
+    return cv2.bitwise_and(codes, codes, mask=cv2.inRange(hsv, (0, SATURATED, BRIGHT), (255, 255, 255)))
+
+
+def _table() -> np.ndarray:
+    """Return uint8[256]: the code of every hue."""
+    table = np.zeros(256, np.uint8)
+    for number, spans in enumerate(HUES.values(), start=1):
+        for low, high in spans:
+            table[low:high] = number
+    return table
+
+
+_CODES = _table()
