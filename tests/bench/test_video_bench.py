@@ -1,5 +1,7 @@
 """The bench finds a drawn robot's truth in its columns, scores the right moments and not chance, and says all keys."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,8 @@ from vla.bench.video import measure
 from vla.data.dataset import EpisodeDataset
 from vla.data.recorder import EpisodeRecorder
 from vla.data.writer import DatasetWriter
+from vla.video.segments import Segment
+from vla.video.words import NoWords, Story
 
 FPS, EPISODES = 10, 6
 NAMES = ["rail_x.pos", "rail_y.pos", "gripper.pos"]
@@ -87,14 +91,30 @@ def test_the_bench_measures_everything_and_ours_is_above_chance(dataset):
     assert min(result[key] for key in ("speed_x_realtime", "decode_x_realtime", "peak_rss_mb")) > 0
 
 
+class FirstDisc(NoWords):
+    """Says of everything that it is done with the first disc, which is right for a while."""
+
+    identity = "first disc"
+
+    def name(self, story: Story) -> list[Segment]:
+        """Name all segments alike."""
+        return [replace(part, label="put disc 0 down", source=self.identity, confidence=0.5) for part in story.segments]
+
+
 def test_data_are_collected_where_none_are_given():
     def collect(root, episodes):
         with DatasetWriter(root, FPS, FEATURES) as writer:
             for episode in range(episodes):
                 stage(writer.root, episode)
 
-    result = measure(seed=0, dataset=None, collect=collect, episodes=3, spoilt_episodes=0, speed_s=0.5)
+    settings = {"episodes": 3, "spoilt_episodes": 0, "speed_s": 0.5, "words": NoWords(), "stronger": FirstDisc()}
+    result = measure(seed=0, dataset=None, collect=collect, **settings)
     assert 1 <= result["episodes"] <= 3 and result["quality"]["recall"] is None
+    routed = result["routing"]
+    assert routed["share"] > 0.5 and routed["accuracy_alone"] == 0 and 0.2 < routed["gain"] == routed["accuracy"] < 0.8
+    assert result["label_accuracy"]["all"] == routed["accuracy"] and result["label_accuracy"]["by_verb"].keys() == {
+        "put"
+    }
 
 
 times = st.lists(st.floats(0, 100), max_size=12)

@@ -27,6 +27,7 @@ from vla.video.decode import VideoClip
 from vla.video.flag import NOTE
 from vla.video.keyframes import all_events, boundaries, choose
 from vla.video.quality import Checked, check
+from vla.video.routing import RoutedWords
 from vla.video.segments import MEASURED, Segment
 from vla.video.source import Item, find
 from vla.video.words import NoWords, Words
@@ -37,6 +38,9 @@ OPEN = 0.2  # of the gripper, for PerAct's heuristic
 SPEED_SIZE, SPEED_FPS = (640, 480), 30  # of the clip on which speed is measured
 
 
+Label = tuple[str, str, float | None]  # (true, given, confidence); given is "" where no model named it
+
+
 @dataclass(frozen=True)
 class Scored:
     """One episode with its truth and what was found."""
@@ -45,7 +49,8 @@ class Scored:
     truth: list[tuple[float, str]]  # (time, what), before merging
     boundaries: dict[str, list[float]]  # of ours with state and with pixels only, and of the rivals
     keyframes: dict[str, list[float]]
-    labels: list[tuple[str, str]]  # (true, given) for every frame, "" where no model named it
+    labels: list[Label]  # of every frame
+    alone: list[Label]  # the same without a stronger model; empty where there is none
     record: dict[str, Any]  # as vla analyze writes it
     spans: retrieval.Spans  # what is done in truth, and when
     shown: selection.Shown  # which true moments the frames chosen for a question show
@@ -60,6 +65,8 @@ def measure(
     spoilt_episodes: int,
     speed_s: float,
     words: Words | None = None,
+    stronger: Words | None = None,
+    sure: float = 0.8,
     mishaps: Mishaps | None = None,
     failing_episodes: int = 0,
     sight: Sight | None = None,
@@ -68,7 +75,8 @@ def measure(
 
     collect is called with root and episodes, and must write columns as `vla collect` does. `spoilt_episodes` of them
     are spoilt in every way of `vla.bench.spoilt`. speed_s: length of the clip on which speed is measured.
-    words: who names segments; None leaves label_accuracy out. mishaps: records `failing_episodes` episodes in which
+    words: who names segments; None leaves label_accuracy out. stronger: names what `words` is less sure of than `sure`,
+    and its gain is told. mishaps: records `failing_episodes` episodes in which
     things go wrong; None leaves failure_moment out. sight: asks what is to be seen; None leaves pope, pointing and
     degraded out.
     """
@@ -79,8 +87,9 @@ def measure(
         if not pairs:
             raise ValueError(f"{root} has no episode of the held half of instructions: give or collect more episodes")
         chosen = [pairs[k] for k in sorted(rng.permutation(len(pairs))[:episodes])]
+        told = RoutedWords(words or NoWords(), stronger, sure) if stronger else words or NoWords()
         bar = tqdm(chosen, unit="episode", desc="score", leave=False)
-        scored = [_examine(data, item, episode, decoder, words or NoWords(), rng) for item, episode in bar]
+        scored = [_examine(data, item, episode, decoder, told, rng) for item, episode in bar]
         quality = _quality(data, [item for item, _ in chosen[:spoilt_episodes]], decoder, rng)
         speed = _speed(data, speed_s)
         moments = _failure_moment(mishaps, failing_episodes, decoder) if mishaps and failing_episodes else None
@@ -88,7 +97,8 @@ def measure(
         "episodes": len(scored),
         "hours": sum(episode.length_s for episode in scored) / 3600,
         **_summary(scored),
-        "label_accuracy": _label_accuracy(scored) if words else None,
+        "label_accuracy": _label_accuracy([pair for own in scored for pair in own.labels], sure) if words else None,
+        "routing": _gain(scored) if stronger else None,
         "search": retrieval.recall([own.record for own in scored], [own.spans for own in scored]),
         "frames_for_questions": selection.score([own.shown for own in scored]),
         "failure_moment": moments,
@@ -123,6 +133,7 @@ def _examine(
     if state is None or not state.gripper.shape[1]:
         raise ValueError(f"{item.name} has no gripper in its state; the bench needs a dataset of our own")
     found_all = analyse(item, decoder, words, budget=BUDGET)
+    alone = analyse(item, decoder, words.first, budget=BUDGET) if isinstance(words, RoutedWords) else None
     lead = next(iter(found_all.tracks.values()))
     time_s, pixels = lead.time_s[lead.sample], all_events(found_all.tracks, None)
     found = {"state": boundaries(found_all.events, time_s), "pixels": boundaries(pixels, time_s)}
@@ -137,26 +148,29 @@ def _examine(
         "pixels": [frame.time_s for frame in choose(found_all.tracks, pixels, BUDGET)],
         "uniform": [float(moment) for moment in np.linspace(0, length_s, BUDGET)],
     }
-    for track in found_all.tracks.values():
+    for track in [*found_all.tracks.values(), *(alone.tracks.values() if alone else ())]:
         track.thumbnails.unlink()
-    given = [_label_at(found_all.segments, frame / data.fps) for frame in range(episode.length)]
     true = data.column("subtask")[episode.start : episode.start + episode.length]
     return Scored(
         length_s,
         truth(data, episode),
         found,
         chosen,
-        list(zip(true, given, strict=True)),
+        _labels(true, found_all.segments, data.fps),
+        _labels(true, alone.segments, data.fps) if alone else [],
         timeline.document(found_all, fingerprint="", settings={}),
         retrieval.spans(true, data.fps),
         selection.shown(found_all, truth(data, episode)),
     )
 
 
-def _label_at(segments: Sequence[Segment], time_s: float) -> str:
-    """Return the label that a model gave to a moment, "" where none did."""
-    segment = next((segment for segment in segments if time_s < segment.stop_s), segments[-1])
-    return segment.label if segment.source != MEASURED else ""
+def _labels(true: Sequence[str], segments: Sequence[Segment], fps: float) -> list[Label]:
+    """Return what is done in every frame, what a model says of it, and how sure it is."""
+    pairs: list[Label] = []
+    for frame, label in enumerate(true):
+        part = next((segment for segment in segments if frame / fps < segment.stop_s), segments[-1])
+        pairs.append((label, part.label, part.confidence) if part.source != MEASURED else (label, "", None))
+    return pairs
 
 
 def _summary(scored: Sequence[Scored]) -> dict[str, Any]:
@@ -188,18 +202,35 @@ def _recall(scored: Sequence[Scored], name: str) -> float:
     return float(np.mean(hits)) if hits else 0.0
 
 
-def _label_accuracy(scored: Sequence[Scored]) -> dict[str, Any]:
-    """Return the share of frames with exactly the true subtask: of all, of those named, and by the first word."""
-    pairs = [pair for episode in scored for pair in episode.labels]
-    named = [(true, given) for true, given in pairs if given]
-    verbs = sorted({true.split()[0] for true, _ in pairs})
-    by_verb = {verb: [true == given for true, given in pairs if true.split()[0] == verb] for verb in verbs}
+def _label_accuracy(pairs: Sequence[Label], sure: float) -> dict[str, Any]:
+    """Return the share of frames with exactly the true subtask: of all, of those named, by confidence, by verb."""
+    right = np.array([true == given for true, given, _ in pairs])
+    verbs, known = np.array([true.split()[0] for true, _, _ in pairs]), np.array([bool(given) for _, given, _ in pairs])
+    told = np.array([confidence is not None for _, _, confidence in pairs])
+    certain = np.array([confidence is not None and confidence >= sure for _, _, confidence in pairs])
     return {
-        "all": float(np.mean([true == given for true, given in pairs])),
-        "named": float(np.mean([true == given for true, given in named])) if named else None,
-        "share_named": len(named) / len(pairs),
-        "by_verb": {verb: float(np.mean(right)) for verb, right in by_verb.items()},
+        "all": float(right.mean()),
+        "named": _mean(right[known]),
+        "share_named": float(known.mean()),
+        "sure": _mean(right[certain]),
+        "unsure": _mean(right[told & ~certain]),
+        "share_unsure": float((told & ~certain).mean()),
+        "by_verb": {str(verb): _mean(right[verbs == verb]) for verb in np.unique(verbs)},
     }
+
+
+def _mean(right: np.ndarray) -> float | None:
+    return float(right.mean()) if len(right) else None
+
+
+def _gain(scored: Sequence[Scored]) -> dict[str, float]:
+    """Return which share went to the stronger model, and what that adds to the share of frames named right."""
+    counts = [episode.record["routing"] for episode in scored]
+    right = [true == given for episode in scored for true, given, _ in episode.labels]
+    alone = [true == given for episode in scored for true, given, _ in episode.alone]
+    asked, routed = (sum(count[key] for count in counts) for key in ("asked", "routed"))
+    accuracy = {"accuracy_alone": float(np.mean(alone)), "accuracy": float(np.mean(right))}
+    return {"share": routed / max(asked, 1), **accuracy, "gain": accuracy["accuracy"] - accuracy["accuracy_alone"]}
 
 
 def _quality(data: EpisodeDataset, items: Sequence[Item], decoder: Decoder, rng: np.random.Generator) -> dict[str, Any]:
