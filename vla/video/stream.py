@@ -12,6 +12,7 @@ from vla.video.decode import ClipError, Facts, Frame, Limits, Upright, VideoClip
 SCHEMES = ("rtsp", "rtsps", "tcp", "udp", "http", "https")
 PROTOCOLS = "rtsp,rtp,srtp,tcp,udp,tls,http,https"  # none that opens a file, so that a playlist cannot lead to one
 FORMATS = "rtsp,mpegts,matroska,mov,flv,mpjpeg,mjpeg,h264,hevc"
+LIVE = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "500000"}  # begin with the present
 CONNECT_S = 15.0  # until a source answers
 DEVICE = "/dev/video"
 
@@ -38,7 +39,7 @@ class StreamClip:
         source = f"{DEVICE}{self.address}" if self.address.isdigit() else self.address
         device = source.startswith(DEVICE)
         options = {} if device else {"protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS}
-        options |= {"fflags": "nobuffer", "flags": "low_delay"}
+        options |= LIVE
         if source.startswith("rtsp"):
             options["rtsp_transport"] = "tcp"  # without lost packets
         try:
