@@ -10,7 +10,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from vla.video.colours import BRIGHT, HUES, LEAST_SHARE, ROUND, SATURATED, SMALL_SHARE, SQUARE, squareness
 
@@ -153,19 +152,19 @@ class Follower:
         )
 
     def _matched(self, time_s: float, sightings: Sequence[Sighting]) -> list[tuple[Followed | None, Sighting]]:
-        """Pair sightings with what is followed so that the sum of distances is least; None for what is new."""
-        far = 1e6
-        cost = np.full((len(sightings), len(self._followed)), far)
-        for row, sighting in enumerate(sightings):
-            for column, followed in enumerate(self._followed):
-                cost[row, column] = min(followed.distance(time_s, sighting), far)
-        rows, columns = linear_sum_assignment(cost)
-        pairs = {
-            int(row): self._followed[column]
-            for row, column in zip(rows, columns, strict=True)
-            if cost[row, column] < far
-        }
-        return [(pairs.get(row), sighting) for row, sighting in enumerate(sightings)]
+        """Pair sightings with what is followed, the nearest first; None for what is new."""
+        distances = [
+            (followed.distance(time_s, sighting), row, column)
+            for row, sighting in enumerate(sightings)
+            for column, followed in enumerate(self._followed)
+        ]
+        pairs: dict[int, int] = {}
+        for distance, row, column in sorted(distances):
+            if distance < np.inf and row not in pairs and column not in pairs.values():
+                pairs[row] = column
+        return [
+            (self._followed[pairs[row]] if row in pairs else None, sighting) for row, sighting in enumerate(sightings)
+        ]
 
 
 class Detector(Protocol):
