@@ -88,7 +88,7 @@ def draw(
     for _ in range(_TRIES):
         asked = tuple(goals) if goals is not None else _draw_goals(rng, kinds, subtasks, split)
         named = _named(asked)
-        if len(named) > MOST_NAMED and goals is None:
+        if goals is None and (len(named) > MOST_NAMED or _overfull(named)):
             continue
         names = _draw_objects(rng, asked, split)
         placements = _place(rng, names, asked)
@@ -118,10 +118,18 @@ def _shape(name: str) -> str:
 
 def _check_slots(goals: Sequence[Goal]) -> None:
     """Refuse goals about more objects of one shape than a scene can hold."""
+    if same := _overfull(_named(goals)):
+        shape = _shape(same[0])
+        raise ValueError(f"{len(same)} {shape}s are named, {', '.join(same)}; a scene holds up to {scene.SLOTS}")
+
+
+def _overfull(names: Sequence[str]) -> list[str]:
+    """Return the objects of a shape of which there are more than a scene can hold, none where all find room."""
     for shape, most in scene.SLOTS.items():
-        same = [name for name in _named(goals) if _shape(name) == shape]
+        same = [name for name in names if _shape(name) == shape]
         if len(same) > most:
-            raise ValueError(f"{len(same)} {shape}s are named, {', '.join(same)}; a scene holds up to {scene.SLOTS}")
+            return same
+    return []
 
 
 def _draw_goals(

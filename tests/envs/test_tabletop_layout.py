@@ -50,6 +50,15 @@ def test_scenes_hold_the_named_objects_and_three_more_without_doubles(subtasks):
             assert sum(name.endswith(shape) for name in names) <= slots
 
 
+@pytest.mark.parametrize("seed", [162, 209])
+def test_long_instructions_never_name_more_of_a_shape_than_a_scene_holds(seed):
+    layout = draw(np.random.default_rng(seed), kinds=KINDS, subtasks=(4, 5))  # its first goals name four cylinders
+    names = [place.name for place in layout.placements]
+    assert named(layout.goals) <= set(names)
+    for shape, slots in scene.SLOTS.items():
+        assert sum(name.endswith(shape) for name in names) <= slots
+
+
 @pytest.mark.parametrize("kind", ["pick", "place", "stack", "push"])
 def test_a_scene_has_another_object_that_the_same_words_could_name(kind):
     for layout in layouts(kinds=(kind,)):
