@@ -50,9 +50,8 @@ def test_scenes_hold_the_named_objects_and_three_more_without_doubles(subtasks):
             assert sum(name.endswith(shape) for name in names) <= slots
 
 
-@pytest.mark.parametrize("seed", [162, 209])
-def test_long_instructions_never_name_more_of_a_shape_than_a_scene_holds(seed):
-    layout = draw(np.random.default_rng(seed), kinds=KINDS, subtasks=(4, 5))  # its first goals name four cylinders
+def test_long_instructions_never_name_more_of_a_shape_than_a_scene_holds():
+    layout = draw(np.random.default_rng(852), kinds=KINDS, subtasks=(4, 5))  # its first goals name four cylinders
     names = [place.name for place in layout.placements]
     assert named(layout.goals) <= set(names)
     for shape, slots in scene.SLOTS.items():
