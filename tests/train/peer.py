@@ -14,7 +14,7 @@ from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer
 from vla.train.processes import Peers, Replicas, gathered
 from vla.train.snapshot import load_snapshot, save_snapshot
-from vla.train.stages import merged, prepare
+from vla.train.stages import prepare
 
 PIECES = 4  # of a batch, in all processes together
 LORA = {"parts": ["vision", "language"], "rank": 2, "alpha": 4}

@@ -6,10 +6,11 @@ import torch
 from tests.model.tiny import observation, tiny_config, tiny_policy
 from tests.train.conftest import run
 from vla.model import checkpoint
+from vla.model.adapters import merged
 from vla.model.network import Network
 from vla.model.policy import VLAPolicy
 from vla.train.optimizer import build_optimizer
-from vla.train.stages import PARTS, keep_frozen_statistics, merged, part_of, prepare
+from vla.train.stages import PARTS, keep_frozen_statistics, part_of, prepare
 
 LORA = {"parts": ["vision", "language"], "rank": 4, "alpha": 8}
 

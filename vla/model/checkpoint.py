@@ -1,5 +1,7 @@
 """One folder a checkpoint: weights, how to build them, how to read and write the world, where it all came from.
 
+Where `config.json` has a `base`, the weights are what was learned beside pretrained ones, see `foundation.py`.
+
 model.safetensors  config.json  processor.json  tokenizer.json  embodiment.json  provenance.json  README.md
 glimpse-CAMERA.png, where there is one
 """
@@ -21,6 +23,8 @@ from transformers import PreTrainedTokenizerFast
 
 from vla.data.schema import flush
 from vla.model.actions import ActionCodec
+from vla.model.adapters import fill
+from vla.model.foundation import Foundation
 from vla.model.glimpses import Glimpses
 from vla.model.network import Network
 from vla.model.policy import VLAPolicy
@@ -31,6 +35,7 @@ from vla.types import Embodiment
 FILES = ("model.safetensors", "config.json", "processor.json", "tokenizer.json", "embodiment.json", "provenance.json")
 GLIMPSE = "glimpse-"
 FORMAT = 1
+SIGNS: dict[str, Any] = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}  # of `build_tokenizer`
 DEFAULT = Path(__file__).resolve().parents[2] / "checkpoints" / "nano"
 
 
@@ -42,11 +47,13 @@ def save(
     provenance: dict[str, Any],
     dtype: torch.dtype | None = None,
     precision: str | None = None,
+    base: dict[str, str] | None = None,
 ) -> None:
     """Write a checkpoint beside `folder`, then swap it in, so that a crash leaves the old one or the new one.
 
-    config: the arguments of `Network`; weights: its state dict; dtype: floating weights are stored in it; precision:
-    what the weights were made by, see `precision.stored`.
+    config: the arguments of `Network`; weights: its state dict, or with a base what was learned beside it; dtype:
+    floating weights are stored in it; precision: what the weights were made by, see `precision.stored`; base: hashes
+    of pretrained parts, see `Foundation`.
     """
     _restore(folder)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -55,8 +62,9 @@ def save(
     tensors = {name: _stored(tensor, dtype) for name, tensor in _without_ties(weights).items()}
     save_file(tensors, partial / "model.safetensors")
     embodiment = processor.embodiment
+    special = {"precision": precision, "base": base}
     documents = {
-        "config.json": {"format": FORMAT, "network": config} | ({"precision": precision} if precision else {}),
+        "config.json": {"format": FORMAT, "network": config} | {key: value for key, value in special.items() if value},
         "processor.json": {
             "cameras": {name: list(size) for name, size in processor.cameras.items()},
             "max_text_tokens": processor.max_text_tokens,
@@ -66,7 +74,8 @@ def save(
                 {"embodiment": _body(other.embodiment), "actions": other.codec.to_dict(), **_pose(other)}
                 for other in processor.others
             ],
-        },
+        }
+        | _spelling(processor),
         "embodiment.json": _body(embodiment),
         "provenance.json": provenance,
     }
@@ -105,10 +114,11 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
         embodiment=embodiment,
         cameras={name: (int(size[0]), int(size[1])) for name, size in settings["cameras"].items()},
         codec=ActionCodec.from_dict(settings["actions"]),
-        tokenizer=load_tokenizer(folder / "tokenizer.json"),
+        tokenizer=load_tokenizer(folder / "tokenizer.json", settings.get("signs", SIGNS)),
         max_text_tokens=settings["max_text_tokens"],
         glimpses=_glimpses(folder),
         ready=_ready(settings),
+        taught=frozenset(settings["taught"]) if "taught" in settings else None,
     )
     processor.others = tuple(
         replace(
@@ -127,7 +137,10 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
         if device != "cpu":
             raise ValueError(f"{folder} multiplies in int8, which device={device} cannot: give device=cpu")
         multiply_in_int8(network)
-    load_weights(network, restored(network, weights))
+    if "base" in config:
+        fill(network, weights, _base(network, config).names)
+    else:
+        load_weights(network, restored(network, weights))
     return VLAPolicy(network.to(device).requires_grad_(False), processor)
 
 
@@ -144,11 +157,30 @@ def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
         raise ValueError(f"weights do not fit: missing {sorted(missing)[:5]}, unexpected {result.unexpected_keys[:5]}")
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    """Read `tokenizer.json` as `vocabulary.build_tokenizer` made it."""
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(path), pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", padding_side="left"
-    )
+def load_tokenizer(path: Path, signs: dict[str, Any] = SIGNS) -> PreTrainedTokenizerFast:
+    """Read `tokenizer.json` as `vocabulary.py` made it; signs: what fills up, ends, and stands for the unknown."""
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), padding_side="left", **signs)
+
+
+def _spelling(processor: Processor) -> dict[str, Any]:
+    """What there is to say about a tokenizer that came with a pretrained model."""
+    if processor.taught is None:
+        return {}
+    return {
+        "signs": {name: getattr(processor.tokenizer, name) for name in SIGNS},
+        "taught": sorted(processor.taught),
+    }
+
+
+def _base(network: Network, config: dict[str, Any]) -> Foundation:
+    """Look at what the network stands on; raises ValueError where it is not what the checkpoint was trained on."""
+    found = Foundation.of(network, config["network"])
+    if found.hashes != config["base"]:
+        names = {part: config["network"][part]["pretrained"] for part in config["base"]}
+        raise ValueError(
+            f"the checkpoint sits on weights {config['base']}, but {names} are {found.hashes}: get the same revision"
+        )
+    return found
 
 
 def _pose(processor: Processor) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Connector(nn.Module):
     """Features float[B, L, C] of one image each -> tokens float[B, L', D]."""
 
     resamples = False  # whether tokens are what learned queries found, instead of places in the image
+    placed = False  # whether the tokens know their places already
     instructed = False  # whether they depend on words, which it then takes as well
 
     def grid(self, features: Grid | None) -> Grid | None:

@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 import vla.model.conv_stem  # registers the name conv_stem
 import vla.model.patches  # noqa: F401  registers the name patches
+from vla.model.pretrained import load_pretrained
 
 
 def build_encoder(
@@ -47,7 +48,7 @@ def build_encoder(
             raise ValueError(f"a fused encoder has parts and nothing else, got {sorted(config) or 'a name as well'}")
         return FusedEncoder(parts)
     if pretrained is not None:
-        found: Any = AutoModel.from_pretrained(pretrained, **config)
+        found: Any = load_pretrained(AutoModel, pretrained, **config)
         encoder = getattr(found, "vision_model", found)
     elif model_type is not None:
         encoder = AutoModel.from_config(AutoConfig.for_model(model_type, **config))

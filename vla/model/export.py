@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vla.model import checkpoint
 from vla.model.fidelity import compare, latencies_ms
+from vla.model.foundation import without_downloads
 from vla.model.looks import Look, acted, recorded
 from vla.model.policy import VLAPolicy
 from vla.model.precision import stored
@@ -77,7 +78,8 @@ def export(
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
         made = Path(beside) / "made"
         origin = documents["provenance.json"] | {"exported": {"from": source.name, "precision": precision}}
-        network = documents["config.json"]["network"] | ({} if keep is None else {"keep": keep})
+        network = without_downloads(policy.network, documents["config.json"]["network"])
+        network |= {} if keep is None else {"keep": keep}
         checkpoint.save(made, network, weights, policy.processor, origin, precision=precision)
         candidate = checkpoint.load(made)  # what is measured is what will be loaded
         compared = compare(policy, candidate, looks)

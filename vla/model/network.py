@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
 from vla.model.actions import expectation_around_mode
 from vla.model.dual import DualEncoder
@@ -33,8 +33,10 @@ from vla.model.fusion import CrossAttention
 from vla.model.grounding import Seen, WordGrounding, most_relevant, waves
 from vla.model.head import Context
 from vla.model.heads import build_head
+from vla.model.language import build_language_model
 from vla.model.vision import VisionTower
 from vla.model.vocabulary import ACTION_BINS, LOCATIONS
+from vla.model.whole import AsItIs, build_whole
 
 IMAGE, TEXT, STATE, ACTION, QUESTION = range(5)
 _SEES = torch.zeros(5, 5, dtype=torch.bool)  # [query kind, key kind]
@@ -43,19 +45,6 @@ _SEES[TEXT:QUESTION, TEXT] = True
 _SEES[STATE:QUESTION, STATE] = True
 _SEES[ACTION, ACTION] = True
 _SEES[QUESTION, QUESTION] = True
-
-
-def build_language_model(
-    vocab_size: int, model_type: str | None = None, pretrained: str | None = None, **config: Any
-) -> Any:
-    """Make any causal language model of `transformers` with room for `vocab_size` tokens."""
-    if pretrained is not None:
-        model = AutoModelForCausalLM.from_pretrained(pretrained, **config)
-        model.resize_token_embeddings(vocab_size)
-        return model
-    if model_type is None:
-        raise ValueError("a language model needs model_type (from scratch, e.g. llama) or pretrained (name or folder)")
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, vocab_size=vocab_size, **config))
 
 
 @dataclass
@@ -87,7 +76,7 @@ class Network(nn.Module):
     def __init__(
         self,
         vision: dict[str, Any] | None,
-        language: dict[str, Any],
+        language: dict[str, Any] | None,
         cameras: dict[str, tuple[int, int]],
         vocab_size: int,
         first_action_id: int,
@@ -100,13 +89,17 @@ class Network(nn.Module):
         head: dict[str, Any] | None = None,
         dual: dict[str, Any] | None = None,
         keep: int | None = None,
+        whole: dict[str, Any] | None = None,
+        first_location_id: int | None = None,
     ) -> None:
         """Build from plain arguments; they are what `config.json` of a checkpoint holds.
 
         vision, language: arguments of `build_encoder`, `build_language_model`; cameras: name -> (height, width) [px];
         connector, fusion, head: `name` and settings, see the tables in connectors.py, fusion.py and heads.py, left out
         for mlp, prefix and parallel; tiling: see `VisionTower`, dual: arguments of `DualEncoder`, left out for none;
-        keep: visual tokens that reach the language model, those that the words are about; left out for all.
+        keep: visual tokens that reach the language model, those that the words are about; left out for all; whole:
+        arguments of `build_whole`, instead of vision, language and connector; first_location_id: left out where the
+        locations come right after the action bins.
         """
         super().__init__()
         fused = {"name": "prefix", **(fusion or {})}
@@ -115,13 +108,24 @@ class Network(nn.Module):
             raise ValueError(f"fusion {style!r} is not known, possible: prefix, early_fusion, cross_attention")
         if style == "prefix" and fused:
             raise ValueError(f"fusion prefix takes no settings, got {sorted(fused)}")
-        if (vision is None) != (style == "early_fusion"):
-            raise ValueError(f"fusion {style} {'has no vision encoder: set vision=null' if vision else 'needs vision'}")
-        self.language = build_language_model(vocab_size, **language)
-        width = self.language.config.hidden_size
-        encoder = vision if vision is not None else {"model_type": "patches", **fused}
         sizes = {name: (size[0], size[1]) for name, size in cameras.items()}
-        self.vision = VisionTower(encoder, sizes, width, connector, tiling)
+        if whole is not None:
+            if vision or language or connector or style != "prefix":
+                raise ValueError("a whole model brings vision, language and connector along: set them to null")
+            self.language, eyes = build_whole(vocab_size, **whole)
+            width = self.language.config.hidden_size
+            self.vision = VisionTower(eyes, sizes, width, AsItIs(), tiling)
+            self.language.place(self.vision)
+        else:
+            if language is None:
+                raise ValueError("a network needs language, or a whole model")
+            if (vision is None) != (style == "early_fusion"):
+                raise ValueError(f"fusion {style} {'has no encoder: set vision=null' if vision else 'needs vision'}")
+            self.language = build_language_model(vocab_size, **language)
+            width = self.language.config.hidden_size
+            encoder = vision if vision is not None else {"model_type": "patches", **fused}
+            self.vision = VisionTower(encoder, sizes, width, connector, tiling)
+        self.known_words = first_action_id if "pretrained" in (whole or language or {}) else 0
         self.grounding = WordGrounding(width, list(cameras))
         self.state = nn.Sequential(nn.Linear(action_dim, width), nn.GELU(), nn.Linear(width, width))
         self.action_ids = slice(first_action_id, first_action_id + ACTION_BINS)
@@ -134,13 +138,23 @@ class Network(nn.Module):
             raise ValueError(f"keep={keep}: there are {self.vision.num_tokens} visual tokens; give 1 to as many")
         self.keep = keep
         self.start = 0 if self.cross else self.vision.num_tokens  # position of the first word
-        self.location_ids = slice(self.action_ids.stop, self.action_ids.stop + LOCATIONS)
+        first_place = self.action_ids.stop if first_location_id is None else first_location_id
+        self.location_ids = slice(first_place, first_place + LOCATIONS)
         self.max_text_tokens = max_text_tokens
         self._refuse_longer_than_the_language_model_reads()
-        if "pretrained" not in language:
-            with torch.no_grad():  # places that are close to each other start out alike
-                places = (torch.arange(LOCATIONS) + 0.5) / LOCATIONS
-                self.embedding.weight[self.location_ids] = 0.08 * waves(places, width, finest=LOCATIONS / 16)
+        self._start_new_rows(width)
+
+    @torch.no_grad()
+    def _start_new_rows(self, width: int) -> None:
+        """Let places that are close to each other start out alike, and a pretrained model start as it was."""
+        table, spread = self.embedding.weight, 0.08
+        if self.known_words:
+            spread = float(table[: self.known_words].std())
+            for parameter in self.grounding.found.parameters():
+                parameter.zero_()
+        if self.location_ids.start >= self.known_words:
+            places = (torch.arange(LOCATIONS) + 0.5) / LOCATIONS
+            table[self.location_ids] = spread * waves(places, width, finest=LOCATIONS / 16)
 
     def _refuse_longer_than_the_language_model_reads(self) -> None:
         prefix = self.start

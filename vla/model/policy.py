@@ -13,7 +13,6 @@ from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.prompts import READY, plan_prompt
 from vla.model.ready import way_back
-from vla.model.vocabulary import unknown_words
 from vla.types import ActionChunk, Embodiment, Observation
 
 REMEMBERED = 2  # frames of each camera, so that what is asked about one between two others finds it
@@ -146,7 +145,7 @@ class VLAPolicy:
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of an instruction that the model was never taught."""
-        return unknown_words(self.processor.tokenizer, text)
+        return self.processor.unknown_words(text)
 
     def _whole(self, given: Tensor) -> Tensor:
         """Repeat the last of N steps float[B, N, A] up to the action horizon; what is not given is not read."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from vla.data.video import resize
 from vla.model.actions import ActionCodec
 from vla.model.glimpses import Glimpses
-from vla.model.vocabulary import boxes_to_tokens, tokens_to_boxes
+from vla.model.vocabulary import boxes_to_tokens, tokens_to_boxes, unknown_words
 from vla.types import ActionChunk, ContractError, Embodiment, Observation
 
 
@@ -21,7 +21,8 @@ class Processor:
 
     cameras: name -> (height, width) [px] that the network sees, in token order; glimpses: what some of them showed in
     training, see `glimpses.py`; others: the same for further bodies that the network moves; ready: float[A], the joints
-    in which demonstrations begin, where that is known.
+    in which demonstrations begin, where that is known; taught: words of the training text, where the tokenizer can
+    spell others as well.
     """
 
     embodiment: Embodiment
@@ -32,6 +33,7 @@ class Processor:
     glimpses: Glimpses = field(default_factory=dict)
     others: tuple["Processor", ...] = ()
     ready: np.ndarray | None = None
+    taught: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError where the ready pose is not one of this body."""
@@ -69,6 +71,10 @@ class Processor:
                 )
         return torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that the model was never taught, in order, each once."""
+        return unknown_words(self.tokenizer.get_vocab() if self.taught is None else self.taught, text)
+
     @property
     def pad_id(self) -> int:
         """The token that fills up."""
@@ -98,8 +104,9 @@ class Processor:
         """Generated ids int[B, L] back to text, boxes as `<box x0 y0 x1 y1>` with 0..1023 of width and height."""
         hidden = {self.pad_id, self.eos_id}
         kept = [[token for token in row if token not in hidden] for row in ids.tolist()]
-        texts = (tokens_to_boxes(" ".join(self.tokenizer.convert_ids_to_tokens(row))) for row in kept)
-        return [text.replace(" ,", ",") for text in texts]
+        decode = self.tokenizer.backend_tokenizer.decode
+        texts = (tokens_to_boxes(decode(row, skip_special_tokens=False)) for row in kept)
+        return [text.strip().replace(" ,", ",") for text in texts]
 
     def chunks(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla.model.connectors import Grid, Words, build_connector
+from vla.model.connectors import Connector, Grid, Words, build_connector
 from vla.model.encoders import build_encoder, features
 from vla.model.grounding import waves
 from vla.model.memory import Memory
@@ -22,32 +22,35 @@ class VisionTower(nn.Module):
 
     def __init__(
         self,
-        encoder: dict[str, Any],
+        encoder: dict[str, Any] | nn.Module,
         cameras: dict[str, tuple[int, int]],
         width: int,
-        connector: dict[str, Any] | None = None,
+        connector: dict[str, Any] | Connector | None = None,
         tiling: dict[str, Any] | None = None,
     ) -> None:
         """Build.
 
-        encoder: arguments of `build_encoder`, also `layer` and `patches_only`, see `features`;
-        cameras: name -> (height, width) [px] in token order; width: D; connector: arguments of `build_connector`;
-        tiling: `tile` [px] and `max_tokens` of a camera, see `choose_tiling`.
+        encoder: arguments of `build_encoder`, also `layer` and `patches_only`, see `features`; or a module;
+        cameras: name -> (height, width) [px] in token order; width: D; connector: arguments of `build_connector` or a
+        module; tiling: `tile` [px] and `max_tokens` of a camera, see `choose_tiling`.
         """
         super().__init__()
-        encoder = dict(encoder)
-        self.layer: int | None = encoder.pop("layer", None)
-        self.patches_only: bool = encoder.pop("patches_only", False)
+        settings = {} if isinstance(encoder, nn.Module) else dict(encoder)
+        self.layer: int | None = settings.pop("layer", None)
+        self.patches_only: bool = settings.pop("patches_only", False)
         self.cameras = dict(cameras)
         self.memory: Memory | None = None  # of the last frames, where a policy keeps one
-        encode: Any = build_encoder(**encoder)
-        self.encoder = encode.to(memory_format=torch.channels_last)
+        if not isinstance(encoder, nn.Module):
+            encode: Any = build_encoder(**settings)
+            encoder = encode.to(memory_format=torch.channels_last)
+        self.encoder: Any = encoder
         sights: dict[str, Tensor] = {}  # features of one image of each camera
         for name, size in self.cameras.items():
             with torch.no_grad():
                 sights[name] = self._features(torch.zeros(1, 3, *((tiling["tile"],) * 2 if tiling else size)))
         channels = next(_flat(sight).shape[2] for sight in sights.values())
-        self.connector = build_connector(channels, width, **(connector or {}))
+        made = isinstance(connector, nn.Module)
+        self.connector = connector if made else build_connector(channels, width, **(connector or {}))
         self.feature_grids = {name: _grid(sight) for name, sight in sights.items()}
         self.grids: dict[str, Grid] = {}  # of cameras whose tokens (with tiling: those of the whole frame) form a grid
         self.tokens: dict[str, int] = {}
@@ -83,6 +86,8 @@ class VisionTower(nn.Module):
         count, grid = self.tokens[camera], self.grids.get(camera)
         if self.connector.resamples:
             (count, width), grid = (len(images) * features[0], features[1]), self.feature_grids[camera]
+        if self.connector.placed:
+            return torch.zeros(count, width)
         noise = 0.02 * torch.randn(count, width)
         return noise if grid is None else noise + torch.cat([_grid_waves(grid, width, *image) for image in images])
 

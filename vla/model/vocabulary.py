@@ -1,13 +1,17 @@
 """One vocabulary for everything the model says: words, 256 action bins and 1024 image locations.
 
-Words come from the training text, so a word that was never taught maps to `<unk>` and can be named to the user.
+Words come from the training text, so a word that was never taught maps to `<unk>` and can be named to the user. A
+pretrained language model keeps its own tokenizer, which can spell every word: there the words of the training text are
+kept beside it.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from vla.model.wheels import located
 
 ACTION_BINS = 256
 LOCATIONS = 1024
@@ -30,6 +34,23 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", padding_side="left"
     )
     add_action_and_location_tokens(fast)
+    return fast
+
+
+def pretrained_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Take the tokenizer of a pretrained language model, by its name or folder, and append action bins and locations.
+
+    It reads lower case, as `build_tokenizer` does, and fills up with a token of its own. Raises ValueError for a
+    tokenizer that is not of the library `tokenizers`.
+    """
+    own = AutoTokenizer.from_pretrained(located(name))
+    if not isinstance(own, PreTrainedTokenizerFast):
+        raise ValueError(f"{name} has a {type(own).__name__}: only those that have a tokenizer.json can be stored")
+    reading = [own.backend_tokenizer.normalizer, normalizers.Lowercase()]
+    own.backend_tokenizer.normalizer = normalizers.Sequence([step for step in reading if step is not None])
+    fast = PreTrainedTokenizerFast(tokenizer_object=own.backend_tokenizer, padding_side="left", unk_token=own.unk_token)
+    add_action_and_location_tokens(fast)  # first, so that nothing new comes before them
+    fast.add_special_tokens({"pad_token": "<pad>", "eos_token": str(own.eos_token or "<eos>")})
     return fast
 
 
@@ -59,8 +80,11 @@ def read_box(text: str) -> tuple[int, int, int, int] | None:
     return (x0, y0, x1, y1) if x0 <= x1 < LOCATIONS and y0 <= y1 < LOCATIONS else None
 
 
-def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """Cut a text into words and signs, in lower case."""
+    return [word for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(_BOX.sub(" ", text).lower())]
+
+
+def unknown_words(taught: Container[str], text: str) -> list[str]:
     """The words of `text` that the model was never taught, in order, each once."""
-    words = [word for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(text.lower())]
-    unknown = [word for word in words if tokenizer.convert_tokens_to_ids(word) == tokenizer.unk_token_id]
-    return list(dict.fromkeys(unknown))
+    return list(dict.fromkeys(word for word in words_of(text) if word not in taught))

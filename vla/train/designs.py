@@ -1,4 +1,4 @@
-"""The parts of a network that a recipe may choose: connector, tiling, fusion, action head, dual encoder, pruning."""
+"""The parts of a network that a recipe may choose: connector, tiling, fusion, head, and others, or a whole model."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from vla.model.actions import ActionCodec
 from vla.model.heads import fit_head
 from vla.train.batches import Labels
 
-CHOICES = ("connector", "tiling", "fusion", "head", "dual", "keep")
+CHOICES = ("connector", "tiling", "fusion", "head", "dual", "keep", "whole")
 FITTED_ON = 20_000  # chunks at most, evenly spread over the dataset
 
 
@@ -19,7 +19,7 @@ def designs(
 ) -> dict[str, Any]:
     """Arguments of `Network` that `model` of a recipe chooses, with what the head takes from the data, and from others.
 
-    What a recipe leaves out is left out, and means mlp, no tiling, prefix, parallel, none and all visual tokens.
+    What a recipe leaves out is left out: mlp, no tiling, prefix, parallel, none, all visual tokens, a model of parts.
     """
     chosen = {name: model[name] for name in CHOICES if model.get(name)}
     if "head" in chosen:

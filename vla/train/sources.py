@@ -51,9 +51,16 @@ def shares_of(folders: str | Sequence[str], weights: Sequence[float] | None) -> 
 
 
 def processors(
-    sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, horizon: int, max_text_tokens: int
+    sources: Sequence[Source],
+    tokenizer: PreTrainedTokenizerFast,
+    horizon: int,
+    max_text_tokens: int,
+    taught: frozenset[str] | None = None,
 ) -> list[Processor]:
-    """Make the processor of each source; sources of one body share their statistics, all are as wide as the widest."""
+    """Make the processor of each source; sources of one body share their statistics, all are as wide as the widest.
+
+    taught: words of the training text, where the tokenizer can spell others as well.
+    """
     width = max(len(source.body.joints) for source in sources)
     fitted = [source.labels.fit_codec(horizon) for source in sources]
     made = []
@@ -62,8 +69,8 @@ def processors(
         cameras = {name: (array.shape[1], array.shape[2]) for name, array in source.frames.arrays.items()}
         looks = glimpses(source.frames.gather, list(cameras), len(source.dataset))
         codec = ActionCodec.around(same, width)
-        ready = source.labels.ready()
-        made.append(Processor(source.body, cameras, codec, tokenizer, max_text_tokens, looks, ready=ready))
+        more = {"ready": source.labels.ready(), "taught": taught}
+        made.append(Processor(source.body, cameras, codec, tokenizer, max_text_tokens, looks, **more))
     return made
 
 

@@ -5,31 +5,23 @@ arXiv:2304.08485, section 4.2); instruction and action tuning adapts the rest, i
 arXiv:2106.09685).
 """
 
-import warnings
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
-from torch import Tensor, nn
-
+from vla.model.adapters import adapt, grow
 from vla.model.network import Network
-
-try:
-    from peft import LoraConfig, inject_adapter_in_model  # pyright: ignore[reportMissingImports]
-    from peft.tuners.lora import LoraLayer  # pyright: ignore[reportMissingImports]
-except ImportError:  # the extra "hub"
-    LoraConfig = inject_adapter_in_model = LoraLayer = None
 
 PARTS = ("vision", "connector", "language", "head")
 
 
 def part_of(name: str) -> str:
-    """Say to which part a parameter of `Network` belongs, by its name."""
+    """Say to which part a parameter of `Network` belongs, by its name; new words of a pretrained model to the head."""
     if name.startswith("vision.encoder."):
         return "vision"
     if name.startswith(("vision.", "grounding.")):
         return "connector"
-    return "language" if name.startswith(("language.", "cross.")) else "head"
+    new = name.endswith(".added")
+    return "language" if name.startswith(("language.", "cross.")) and not new else "head"
 
 
 def prepare(network: Network, rates: Mapping[str, float], lora: Mapping[str, Any] | None) -> None:
@@ -46,7 +38,9 @@ def prepare(network: Network, rates: Mapping[str, float], lora: Mapping[str, Any
         for part in lora["parts"]:
             if part not in ("vision", "language") or rates.get(part) == 0:
                 raise ValueError(f"lora.parts: {part!r} has no adapters; possible: vision, language, of a rate above 0")
-            _adapt(network, part, lora["rank"], lora["alpha"])
+            adapt(network, part, lora["rank"], lora["alpha"])
+    if rates.get("language") == 0 and network.known_words:  # its new words are the head's
+        grow(network.language, network.known_words)
     for name, parameter in network.named_parameters():
         if rates.get(part_of(name), 1.0) == 0:
             parameter.requires_grad_(False)
@@ -70,32 +64,3 @@ def keep_frozen_statistics(network: Network) -> None:
         own = list(module.parameters(recurse=False))
         if own and not any(parameter.requires_grad for parameter in own):
             module.eval()
-
-
-def merged(network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights (such as an average) of a network with adapters as those of a plain one, for a checkpoint."""
-    if LoraLayer is None or not any(isinstance(module, LoraLayer) for module in network.modules()):
-        return weights
-    plain = deepcopy(network)
-    plain.load_state_dict(weights, strict=False)
-    for name, module in list(plain.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge()
-            plain.set_submodule(name, module.get_base_layer())
-    return plain.state_dict()
-
-
-def _adapt(network: Network, part: str, rank: int, alpha: int) -> None:
-    if LoraConfig is None or inject_adapter_in_model is None:
-        raise ValueError('lora needs the package peft: pip install "vla-stack[hub]"')
-    module = network.language if part == "language" else network.vision.encoder
-    words = network.embedding.weight  # and action ids: those of this world are new to any language model
-    layers = [name for name, layer in module.named_modules() if _is_linear(layer) and layer.weight is not words]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # which peft sets right by itself
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), module)
-    words.requires_grad_(True)
-
-
-def _is_linear(layer: Any) -> bool:
-    return isinstance(layer, nn.Linear | nn.Conv2d) or type(layer).__name__ == "Conv1D"

@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from vla.data.dataset import EpisodeDataset
 from vla.model import checkpoint
+from vla.model.foundation import Foundation, to_store
 from vla.model.network import Network
 from vla.model.processor import Processor
-from vla.model.vocabulary import ACTION_TOKENS, build_tokenizer
+from vla.model.vocabulary import ACTION_TOKENS, LOCATION_TOKENS, build_tokenizer, pretrained_tokenizer, words_of
 from vla.result import write_result
 from vla.train.designs import designs
 from vla.train.memory import recompute_activations
@@ -32,7 +33,7 @@ from vla.train.processes import Peers, Replicas, gathered
 from vla.train.shards import Shards
 from vla.train.snapshot import has_snapshot, load_snapshot, save_snapshot
 from vla.train.sources import Mixture, Source, of_all_bodies, processors, shares_of
-from vla.train.stages import keep_frozen_statistics, merged, part_of, prepare, refuse_untaught
+from vla.train.stages import keep_frozen_statistics, part_of, prepare, refuse_untaught
 
 LOG_EVERY = 20
 DEMONSTRATIONS = "demonstrations"
@@ -89,8 +90,11 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
 
     # Model: the vocabulary and the action ranges come from the data.
     model = config["model"]
-    tokenizer = build_tokenizer(sorted({text for source in sources for text in source.labels.texts()}))
-    each = processors(sources, tokenizer, model["action_horizon"], model["max_text_tokens"])
+    texts = sorted({text for source in sources for text in source.labels.texts()})
+    spelt = (model.get("whole") or model["language"]).get("pretrained")
+    tokenizer = pretrained_tokenizer(spelt) if spelt else build_tokenizer(texts)
+    taught = frozenset(word for text in texts for word in words_of(text)) if spelt else None
+    each = processors(sources, tokenizer, model["action_horizon"], model["max_text_tokens"], taught)
     processor = of_all_bodies(each)
     fitted = [(source.labels, one.codec) for source, one in zip(sources, each, strict=True)]
     architecture = {
@@ -102,12 +106,14 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
         "action_horizon": model["action_horizon"],
         "action_dim": processor.codec.action_dim,
         "max_text_tokens": model["max_text_tokens"],
+        "first_location_id": tokenizer.convert_tokens_to_ids(LOCATION_TOKENS[0]),
         **designs(model, *fitted[0], *fitted[1:]),
     }
     network = Network(**architecture).to(device).train()
     size = sum(parameter.numel() for parameter in network.parameters())
     rates, lora, init = config["rates"], config["lora"], config["init"]
-    drawn = _start_from(Path(init), network, processor) if init else set(network.state_dict())
+    foundation = Foundation.of(network, architecture)
+    drawn = _start_from(Path(init), network, processor) if init else network.state_dict().keys() - foundation.names
     refuse_untaught(drawn, rates, lora, init)
     reference = _reference(network, init) if config["preference"] or config["prefer_actions"] else None
     prepare(network, rates, lora)
@@ -145,9 +151,10 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
         record = provenance | {"steps": step, "samples": step * batch_size, "train_seconds": round(seconds)}
         weights = gathered(average.weights)
         if peers.first:
-            weights = merged(replicas.plain if replicas else network, weights)
+            plain, base = replicas.plain if replicas else network, Foundation() if init else foundation
+            build, weights, hashes = to_store(plain, weights, architecture, base)
             last = out / "checkpoints" / "last"
-            checkpoint.save(last, architecture, weights, processor, record, _storage(config["store"]))
+            checkpoint.save(last, build, weights, processor, record, _storage(config["store"]), base=hashes)
 
     # Loop.
     log = SummaryWriter(str(out / "tensorboard"), purge_step=done["step"]) if peers.first else None
