@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from tests.model.pretrained import SENTENCES, save_encoder, save_language_model
+from tests.model.pretrained import SENTENCES, save_encoder, save_language_model, save_tokenizer
 from tests.model.tiny import CAMERAS, observation, tiny_config, tiny_processor
 from vla.model import checkpoint
 from vla.model.encoders import build_encoder
@@ -141,6 +141,19 @@ def test_the_words_of_a_pretrained_model_are_its_own_and_unknown_ones_are_those_
     again = checkpoint.load(tmp_path / "plain").processor
     assert again.unknown_words("zebra cube") == ["zebra"] and again.tokenize("cube") == processor.tokenize("cube")
     assert (again.pad_id, again.eos_id) == (processor.pad_id, processor.eos_id)
+
+
+def test_locations_that_a_tokenizer_has_already_are_used(tmp_path):
+    """PaliGemma has them, before our action bins."""
+    save_tokenizer(tmp_path)
+    own = AutoTokenizer.from_pretrained(tmp_path)
+    own.add_tokens(LOCATION_TOKENS)
+    own.save_pretrained(tmp_path)
+    tokenizer = pretrained_tokenizer(str(tmp_path))
+    first, last = tokenizer.convert_tokens_to_ids([LOCATION_TOKENS[0], LOCATION_TOKENS[-1]])
+    assert last < tokenizer.convert_tokens_to_ids(ACTION_TOKENS[0])
+    network = Network(**tiny_config(tokenizer) | {"first_location_id": first})
+    assert network.location_ids == slice(first, last + 1)
 
 
 def test_colours_are_normalised_as_the_encoder_was_trained(folders):
