@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from tests.model.tiny import tiny_policy
 from tests.train.test_memory import EXACT, WEIGHTS, uneven
+from vla.model.adapters import merged
 from vla.train.memory import backward
 from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer
