@@ -85,7 +85,7 @@ def test_adapters_start_as_nothing_train_few_weights_and_end_in_a_plain_network(
         for name, parameter in network.named_parameters():
             if "lora_" in name:
                 parameter.normal_(std=0.3)
-    adapted = policy.act([observation()])[0].actions
+    adapted = VLAPolicy(network, policy.processor).act([observation()])[0].actions
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     again = Network(**tiny_config(policy.processor.tokenizer))
     checkpoint.load_weights(again, merged(network, weights))
