@@ -5,7 +5,7 @@ SI units, radians, seconds on the monotonic clock, RGB uint8 [H, W, 3]. Gripper 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -94,6 +94,7 @@ class Observation:
     state: np.ndarray  # float32[S], measured joint positions [rad], gripper 0..1
     instruction: str
     time_s: float  # exposure time, monotonic clock [s]
+    earlier: tuple[Mapping[str, np.ndarray], ...] = ()  # images of before, newest first, for policies that read them
 
     @classmethod
     def from_gym(cls, observation: dict[str, Any], instruction: str, time_s: float) -> "Observation":

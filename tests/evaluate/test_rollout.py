@@ -1,6 +1,7 @@
 """The closed loop: same seeds give the same records, crashes are no failures, controls do what they say."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 
@@ -10,6 +11,7 @@ from vla.evaluate.controls import BLANK_CAMERA, BLANK_INSTRUCTION, PLAIN, SWAPPE
 from vla.evaluate.episodes import Case
 from vla.evaluate.rollout import run
 from vla.evaluate.workers import WorkerCrash, Workers, World
+from vla.model.history import History
 
 PACING = Pacing(replan_steps=4, confirm_steps=1, k=2, subtask_timeout_steps=25, attempts=2, linger_steps=5)
 
@@ -157,3 +159,23 @@ def test_plain_control_changes_nothing():
     info = {"instruction": "go red"}
     observation = {"pixels": {}, "agent_pos": None}
     assert PLAIN.instruct(info) == "go red" and PLAIN.show(observation) is observation
+
+
+def test_a_policy_that_reads_earlier_frames_gets_those_of_its_own_episode(workers):
+    """Of three looks four steps apart, the one nearest to three steps ago is the last one."""
+
+    class Reader(WordPolicy):
+        history = History(frames=1, stride=3)
+        seen: ClassVar[dict[int, list]] = {}
+
+        def _act(self, observation):
+            front, before = observation.images["front"], observation.earlier[0]["front"]
+            self.seen.setdefault(int(front.argmax()), []).append(int(before.argmax()))
+            return super()._act(observation)
+
+    policy = Reader()
+    episodes = fly(workers, cases(), policy)
+    assert all(episode.success for episode in episodes)
+    assert all(len(earlier) for earlier in policy.seen.values())
+    moved = [place != was for place, earlier in policy.seen.items() for was in earlier]
+    assert any(moved) and not all(moved)  # at the beginning nothing has moved

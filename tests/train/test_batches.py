@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from vla.data.framecache import FrameCache
+from vla.data.framecache import EarlierFrames, FrameCache
 from vla.model.processor import Processor
 from vla.model.prompts import ALL_FINISHED, JOINS
 from vla.model.vocabulary import build_tokenizer
 from vla.train.batches import Batches, Labels
+from vla.train.objective import augment
 from vla.types import Embodiment
 
 CAMERAS = {"front": (40, 64), "wrist": (32, 32)}
@@ -189,3 +190,19 @@ def test_some_pointing_questions_are_about_what_is_absent(batches):
                 asked.append("visible" in words)
                 assert not asked[-1] or (labels != -100).sum() == 3  # not, visible, end
     assert 0.1 < np.mean(asked) < 0.5
+
+
+def test_earlier_frames_are_of_the_same_episode(batches, labels, demonstrations):
+    history = EarlierFrames(batches.frames, demonstrations.starts, frames=2, stride=3)
+    reading = Batches(labels, history, batches.processor, batch_size=16, seed=3, max_given_steps=4, given_share=0.5)
+    start = demonstrations.episodes[1].start
+    index = np.array([start, start + 4, start + 9, start - 1])
+    expected = [[start - age for age in ages] for ages in ((0, 0, 0), (-4, -1, 0), (-9, -6, -3), (1, 4, 7))]
+    np.testing.assert_array_equal(history.numbers(index), expected)
+    np.testing.assert_array_equal(history.gather("wrist", index), batches.frames["wrist"][np.array(expected)])
+    batch, plain = reading[5], batches[5]
+    assert torch.equal(batch.images["front"][:, 0], plain.images["front"]) and batch.images["front"].shape[1] == 3
+    assert torch.equal(batch.actions, plain.actions)
+    changed = augment(batch.images["front"], 0.2, torch.Generator().manual_seed(0))
+    same = augment(plain.images["front"], 0.2, torch.Generator().manual_seed(0))
+    assert torch.equal(changed[:, 0], same)

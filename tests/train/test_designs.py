@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from tests.test_configs import CONFIGS
 from tests.train.conftest import run
 from vla.model import checkpoint
+from vla.model.history import History
 from vla.model.network import Network
 from vla.model.policy import VLAPolicy
 from vla.model.processor import Processor
@@ -21,7 +22,7 @@ from vla.types import Embodiment, Observation
 PATHS = (path for path in CONFIGS.glob("recipe/*/*") if path.parent.name != "stages")
 RECIPES = sorted(path.relative_to(CONFIGS / "recipe").with_suffix("").as_posix() for path in PATHS)
 KINDS = {
-    "encoders": {"fused"},
+    "encoders": {"fused", "history"},
     "connectors": {"linear", "mlp", "pixel_shuffle", "qformer", "instructed_qformer", "perceiver", "tiling", "pruned"},
     "fusion": {"prefix", "cross_attention", "early_fusion"},
     "heads": {"parallel", "autoregressive", "fast", "l1", "flow", "diffusion"},
@@ -53,12 +54,16 @@ def labels(demonstrations):
 def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demonstrations):
     model, plain = model_of(recipe), model_of("tabletop_cpu")
     changed = {key for key in model if model[key] != plain.get(key)}
-    assert changed & {"vision", "connector", "tiling", "fusion", "head", "keep"} and "action_horizon" not in changed
+    assert (
+        changed & {"vision", "connector", "tiling", "fusion", "head", "keep", "history"}
+        and "action_horizon" not in changed
+    )
     embodiment = Embodiment.from_dict(demonstrations.info["vla"]["embodiment"])
     cameras = {name: tuple(size) for name, size in model["cameras"].items()}
     tokenizer = build_tokenizer(labels.texts())
     codec = labels.fit_codec(model["action_horizon"])
-    processor = Processor(embodiment, cameras, codec, tokenizer, model["max_text_tokens"])
+    history = History(**model["history"]) if "history" in model else None
+    processor = Processor(embodiment, cameras, codec, tokenizer, model["max_text_tokens"], history=history)
     network = Network(
         vision=model["vision"],
         language=model["language"],

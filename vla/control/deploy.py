@@ -32,6 +32,7 @@ from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
 from vla.control.strategy import RealTime, Strategy
 from vla.model.checkpoint import DEFAULT, load
+from vla.model.history import follow
 from vla.result import write_result
 from vla.types import ContractError, Embodiment
 
@@ -86,7 +87,7 @@ def claimed(robot: Mapping[str, Any]) -> AbstractContextManager:
 def make_policy(config: DictConfig) -> Controller:
     """Return the policy behind a URL, or the one of a checkpoint folder."""
     if config.policy is None:
-        return load(config.checkpoint or DEFAULT, device=config.device)
+        return follow(load(config.checkpoint or DEFAULT, device=config.device))
     if config.remote is None:
         raise ValueError(f"policy={config.policy}: no client is configured; give remote._target_, called with url=")
     return instantiate(config.remote, url=config.policy)

@@ -60,6 +60,26 @@ class FrameCache:
         return self.arrays[camera]
 
 
+class EarlierFrames:
+    """The frames of a cache, each with those before it in its episode."""
+
+    def __init__(self, cache: FrameCache, starts: np.ndarray, frames: int, stride: int) -> None:
+        """starts: number of the first frame of every episode, in order; frames, stride: see `History`."""
+        self.cache, self.arrays, self.starts = cache, cache.arrays, starts
+        self.ages = stride * np.arange(1 + frames)
+
+    def numbers(self, index: np.ndarray) -> np.ndarray:
+        """Numbers int[B, 1 + N] of frames int[B] and of those before; the first stands for what was before it."""
+        start = self.starts[np.searchsorted(self.starts, index, side="right") - 1]
+        return np.maximum(index[:, None] - self.ages, start[:, None])
+
+    def gather(self, camera: str, index: np.ndarray) -> np.ndarray:
+        """Copy frames int[B] of a camera and those before them -> uint8[B, 1 + N, H, W, 3], the present one first."""
+        numbers = self.numbers(index)
+        images = self.cache.gather(camera, numbers.ravel())
+        return images.reshape(*numbers.shape, *images.shape[1:])
+
+
 def _fill(dataset: EpisodeDataset, camera: str, size: tuple[int, int], folder: Path, workers: int) -> np.memmap:
     """Return the memory map of one camera, decoded now or before, here or in another process."""
     name = f"{dataset.hash}-{camera}-{size[0]}x{size[1]}"

@@ -16,13 +16,15 @@ from vla.evaluate.episodes import Case, Episode
 from vla.evaluate.pilot import Pilot, PlanningPolicy, Prediction
 from vla.evaluate.witness import Witness
 from vla.evaluate.workers import Moment, Worker, WorkerCrash, Workers, ready
+from vla.model.history import History, Recollection
 from vla.types import Embodiment, Observation
 
 
 class Flight:
     """One episode in the air: its worker, its pilot, its record so far."""
 
-    def __init__(self, case: Case, worker: Worker, pacing: Pacing, control_dt_s: float):
+    def __init__(self, case: Case, worker: Worker, pacing: Pacing, control_dt_s: float, history: History | None = None):
+        """Begin; history: the earlier frames that the policy reads."""
         self.case = case
         self.worker = worker
         self.pacing = pacing
@@ -31,6 +33,7 @@ class Flight:
         self.episode = self.witness.episode
         self.pilot: Pilot | None = None
         self.moment: Moment | None = None
+        self.recollection = Recollection(history, control_hz=1.0) if history else None  # its seconds are steps
         worker.request("reset", case.world, case.seed, case.options, case.record)
 
     def land(self, moment: Moment) -> None:
@@ -74,7 +77,8 @@ class Flight:
     def observation(self, text: str) -> Observation:
         """What the policy sees, with `text` as its instruction."""
         assert self.moment is not None
-        return Observation.from_gym(self.case.control.show(self.moment.observation), text, time.monotonic())
+        seen = Observation.from_gym(self.case.control.show(self.moment.observation), text, time.monotonic())
+        return self.recollection.see(seen, self.episode.steps) if self.recollection else seen
 
     def predict(self, done: float | None, progress: float | None) -> None:
         """Note what a chunk says about completion beside the truth."""
@@ -158,13 +162,13 @@ def run(
     """
     supervisor = Supervisor(ClausePlanner(grammar, PolicyPlanner(policy)), grammar, policy)
     pacing = within_reach(pacing, policy)
-    control_dt_s = 1.0 / policy.embodiment.control_hz
+    control_dt_s, history = 1.0 / policy.embodiment.control_hz, getattr(policy, "history", None)
     waiting, idle = deque(cases), list(workers.all)
     flying: dict[int, Flight] = {}
     while waiting or flying:
         while waiting and idle:
             worker = idle.pop(0)
-            flying[id(worker)] = Flight(waiting.popleft(), worker, pacing, control_dt_s)
+            flying[id(worker)] = Flight(waiting.popleft(), worker, pacing, control_dt_s, history)
         landed = []
         for worker in ready([flight.worker for flight in flying.values()]):
             flight = flying[id(worker)]

@@ -26,6 +26,7 @@ from vla.model.actions import ActionCodec
 from vla.model.adapters import fill
 from vla.model.foundation import Foundation
 from vla.model.glimpses import Glimpses
+from vla.model.history import History
 from vla.model.network import Network
 from vla.model.policy import VLAPolicy
 from vla.model.precision import PRECISIONS, multiply_in_int8, restored
@@ -119,6 +120,7 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
         glimpses=_glimpses(folder),
         ready=_ready(settings),
         taught=frozenset(settings["taught"]) if "taught" in settings else None,
+        history=History(**earlier) if (earlier := config["network"].get("history")) else None,
     )
     processor.others = tuple(
         replace(

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vla.data.dataset import EpisodeDataset
+from vla.model.history import Recollection
 from vla.model.policy import VLAPolicy
 from vla.types import Embodiment, Observation
 
@@ -51,14 +52,17 @@ def acted(
 def _episode(policy: VLAPolicy, environment: gymnasium.Env, seed: int, steps: int) -> Iterator[Look]:
     observation, info = environment.reset(seed=seed)
     world: Any = environment.unwrapped
-    rng, over = np.random.default_rng(seed), False
+    rng, over, step = np.random.default_rng(seed), False, 0
+    recollection = Recollection(policy.history, control_hz=1.0) if policy.history else None
     while not over:
         items = world.questions(rng, QUESTIONS) if hasattr(world, "questions") else ()
         asked = tuple(item["question"] for item in items if item["type"] == "yesno")
-        look = Look(Observation.from_gym(observation, info["instruction"], time.monotonic()), asked)
+        seen = Observation.from_gym(observation, info["instruction"], time.monotonic())
+        look = Look(recollection.see(seen, step) if recollection else seen, asked)
         yield look
         for action in policy.act([look.observation])[0].actions[:steps]:
             observation, _, terminated, truncated, info = environment.step(action)
+            step += 1
             if over := bool(terminated or truncated):
                 break
 

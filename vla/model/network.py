@@ -33,6 +33,7 @@ from vla.model.fusion import CrossAttention
 from vla.model.grounding import Seen, WordGrounding, most_relevant, waves
 from vla.model.head import Context
 from vla.model.heads import build_head
+from vla.model.history import History
 from vla.model.language import build_language_model
 from vla.model.vision import VisionTower
 from vla.model.vocabulary import ACTION_BINS, LOCATIONS
@@ -91,6 +92,7 @@ class Network(nn.Module):
         keep: int | None = None,
         whole: dict[str, Any] | None = None,
         first_location_id: int | None = None,
+        history: dict[str, int] | None = None,
     ) -> None:
         """Build from plain arguments; they are what `config.json` of a checkpoint holds.
 
@@ -99,7 +101,7 @@ class Network(nn.Module):
         for mlp, prefix and parallel; tiling: see `VisionTower`, dual: arguments of `DualEncoder`, left out for none;
         keep: visual tokens that reach the language model, those that the words are about; left out for all; whole:
         arguments of `build_whole`, instead of vision, language and connector; first_location_id: left out where the
-        locations come right after the action bins.
+        locations come right after the action bins; history: arguments of `History`, left out for the present alone.
         """
         super().__init__()
         fused = {"name": "prefix", **(fusion or {})}
@@ -109,12 +111,13 @@ class Network(nn.Module):
         if style == "prefix" and fused:
             raise ValueError(f"fusion prefix takes no settings, got {sorted(fused)}")
         sizes = {name: (size[0], size[1]) for name, size in cameras.items()}
+        earlier = History(**history).frames if history else 0
         if whole is not None:
             if vision or language or connector or style != "prefix":
                 raise ValueError("a whole model brings vision, language and connector along: set them to null")
             self.language, eyes = build_whole(vocab_size, **whole)
             width = self.language.config.hidden_size
-            self.vision = VisionTower(eyes, sizes, width, AsItIs(), tiling)
+            self.vision = VisionTower(eyes, sizes, width, AsItIs(), tiling, earlier)
             self.language.place(self.vision)
         else:
             if language is None:
@@ -124,7 +127,7 @@ class Network(nn.Module):
             self.language = build_language_model(vocab_size, **language)
             width = self.language.config.hidden_size
             encoder = vision if vision is not None else {"model_type": "patches", **fused}
-            self.vision = VisionTower(encoder, sizes, width, connector, tiling)
+            self.vision = VisionTower(encoder, sizes, width, connector, tiling, earlier)
         self.known_words = first_action_id if "pretrained" in (whole or language or {}) else 0
         self.grounding = WordGrounding(width, list(cameras))
         self.state = nn.Sequential(nn.Linear(action_dim, width), nn.GELU(), nn.Linear(width, width))
@@ -186,8 +189,9 @@ class Network(nn.Module):
     ) -> Outputs:
         """Run control, and a question about the same frame where there is one (with `one_prefix` only), in one pass.
 
-        images: uint8[B, H, W, 3] each; text_ids: int[B, L]; text_mask: bool[B, L]; state: float[B, A] in -1..1;
-        given_actions: float[B, T, A] in -1..1, shown for the first given_steps: int[B]; question: int, bool[B, Q];
+        images: uint8[B, H, W, 3] each, or as `VisionTower.forward` says; text_ids: int[B, L]; text_mask: bool[B, L];
+        state: float[B, A] in -1..1; given_actions: float[B, T, A] in -1..1, shown for the first given_steps: int[B];
+        question: int, bool[B, Q];
         taught: training, in which a head that says token by token is shown all of given_actions as if it had said them.
         """
         assert question_ids is None or self.one_prefix, "see `answering`"

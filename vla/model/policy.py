@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vla.model.dual import DualEncoder
 from vla.model.glimpses import Glimpses
+from vla.model.history import History, Recollection
 from vla.model.memory import Memory
 from vla.model.network import Network
 from vla.model.processor import Processor
@@ -24,8 +25,9 @@ class VLAPolicy:
     def __init__(self, network: Network, processor: Processor) -> None:
         """Take both as they are; the network is switched to evaluation, and its weights are not to change any more."""
         self.network = network.eval()
-        self.network.vision.memory = Memory(REMEMBERED * len(processor.cameras))
+        self.network.vision.memory = Memory(REMEMBERED * len(processor.cameras) * self.network.vision.frames)
         self.processor = processor
+        self.recollection: Recollection | None = None  # of earlier frames, where it follows one robot, see `follow`
 
     @property
     def embodiment(self) -> Embodiment:
@@ -36,6 +38,11 @@ class VLAPolicy:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.network.embedding.weight.device
+
+    @property
+    def history(self) -> History | None:
+        """The earlier frames that it reads, None for none."""
+        return self.processor.history
 
     def check(self, embodiment: Embodiment) -> None:
         """Move this body from now on; refuse one that is none of training, naming each difference (ContractError)."""
@@ -88,7 +95,7 @@ class VLAPolicy:
             values = processor.codec.encode(self._whole(torch.from_numpy(np.array(given, np.float32))), state)
         ids, mask = processor.text([o.instruction for o in observations])
         decision = self.network.act(
-            self._move(processor.images(observations)),
+            self._images(observations),
             ids.to(self.device),
             mask.to(self.device),
             processor.codec.encode_state(state).to(self.device),
@@ -105,7 +112,7 @@ class VLAPolicy:
         processor = self.processor
         ids, mask = processor.prompts(prompts)
         answer = self.network.generate(
-            self._move(processor.images(observations)),
+            self._images(observations),
             ids.to(self.device),
             mask.to(self.device),
             max_tokens,
@@ -117,7 +124,7 @@ class VLAPolicy:
     @torch.no_grad()
     def embed_images(self, observations: Sequence[Observation]) -> np.ndarray:
         """Frames as vectors float32[N, E] of length 1; near those of sentences that are true of them."""
-        visual = self.network.vision(self._move(self.processor.images(observations)))
+        visual = self.network.vision(self._images(observations))
         return self._dual().images(visual).cpu().numpy()
 
     @torch.no_grad()
@@ -152,5 +159,7 @@ class VLAPolicy:
         missing = self.processor.codec.action_horizon - given.shape[1]
         return torch.cat([given, given[:, -1:].expand(-1, missing, -1)], dim=1)
 
-    def _move(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: image.to(self.device) for name, image in images.items()}
+    def _images(self, observations: Sequence[Observation]) -> dict[str, Tensor]:
+        if self.recollection is not None:
+            observations = [self.recollection.see(seen, seen.time_s) for seen in observations]
+        return {name: image.to(self.device) for name, image in self.processor.images(observations).items()}

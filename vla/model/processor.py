@@ -1,6 +1,6 @@
 """Observations to model inputs and model outputs to action chunks: the processor that trains is the one that serves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from vla.data.video import resize
 from vla.model.actions import ActionCodec
 from vla.model.glimpses import Glimpses
+from vla.model.history import History
 from vla.model.vocabulary import boxes_to_tokens, tokens_to_boxes, unknown_words
 from vla.types import ActionChunk, ContractError, Embodiment, Observation
 
@@ -22,7 +23,7 @@ class Processor:
     cameras: name -> (height, width) [px] that the network sees, in token order; glimpses: what some of them showed in
     training, see `glimpses.py`; others: the same for further bodies that the network moves; ready: float[A], the joints
     in which demonstrations begin, where that is known; taught: words of the training text, where the tokenizer can
-    spell others as well.
+    spell others as well; history: earlier frames that it sees as well, None for none.
     """
 
     embodiment: Embodiment
@@ -34,6 +35,7 @@ class Processor:
     others: tuple["Processor", ...] = ()
     ready: np.ndarray | None = None
     taught: frozenset[str] | None = None
+    history: History | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError where the ready pose is not one of this body."""
@@ -54,11 +56,23 @@ class Processor:
         raise ContractError("\n".join(refusals))
 
     def images(self, observations: Sequence[Observation]) -> dict[str, Tensor]:
-        """Frames of a batch, resized: uint8[B, H, W, 3] for each camera of the model."""
+        """Frames of a batch, resized: uint8[B, H, W, 3] for each camera of the model.
+
+        With a history of N frames uint8[B, 1 + N, H, W, 3], the present one first.
+        """
         return {
-            camera: torch.from_numpy(np.stack([resize(self._frame(o, camera), size) for o in observations]))
+            camera: torch.from_numpy(np.stack([self._seen(o, camera, size) for o in observations]))
             for camera, size in self.cameras.items()
         }
+
+    def _seen(self, observation: Observation, camera: str, size: tuple[int, int]) -> np.ndarray:
+        """The frame of a camera, or this one and those before it; the oldest stands for what was not seen."""
+        present = resize(self._frame(observation.images, camera), size)
+        if self.history is None:
+            return present
+        earlier = observation.earlier[: self.history.frames]
+        frames = [present, *(resize(self._frame(images, camera), size) for images in earlier)]
+        return np.stack(frames + frames[-1:] * (1 + self.history.frames - len(frames)))
 
     def state(self, observations: Sequence[Observation]) -> Tensor:
         """Measured joints float[B, A]; a wrong shape or a value that is not finite is refused."""
@@ -137,12 +151,10 @@ class Processor:
             )
         ]
 
-    def _frame(self, observation: Observation, camera: str) -> np.ndarray:
-        if camera not in observation.images:
-            raise ValueError(
-                f"camera {camera!r} is missing, got {sorted(observation.images)}; add it or retrain without it"
-            )
-        image = observation.images[camera]
+    def _frame(self, images: Mapping[str, np.ndarray], camera: str) -> np.ndarray:
+        if camera not in images:
+            raise ValueError(f"camera {camera!r} is missing, got {sorted(images)}; add it or retrain without it")
+        image = images[camera]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"camera {camera!r} must give uint8 [H, W, 3] RGB, got {image.dtype} {image.shape}")
         return image

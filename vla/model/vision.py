@@ -27,12 +27,14 @@ class VisionTower(nn.Module):
         width: int,
         connector: dict[str, Any] | Connector | None = None,
         tiling: dict[str, Any] | None = None,
+        earlier: int = 0,
     ) -> None:
         """Build.
 
         encoder: arguments of `build_encoder`, also `layer` and `patches_only`, see `features`; or a module;
         cameras: name -> (height, width) [px] in token order; width: D; connector: arguments of `build_connector` or a
-        module; tiling: `tile` [px] and `max_tokens` of a camera, see `choose_tiling`.
+        module; tiling: `tile` [px] and `max_tokens` of a camera, see `choose_tiling`; earlier: frames of each camera
+        that are seen beside the present one.
         """
         super().__init__()
         settings = {} if isinstance(encoder, nn.Module) else dict(encoder)
@@ -53,7 +55,8 @@ class VisionTower(nn.Module):
         self.connector = connector if made else build_connector(channels, width, **(connector or {}))
         self.feature_grids = {name: _grid(sight) for name, sight in sights.items()}
         self.grids: dict[str, Grid] = {}  # of cameras whose tokens (with tiling: those of the whole frame) form a grid
-        self.tokens: dict[str, int] = {}
+        self.frames = 1 + earlier
+        self.tokens: dict[str, int] = {}  # of one frame of each camera
         self.tilings: dict[str, Tiling] = {}
         for name, sight in sights.items():
             with torch.no_grad():
@@ -65,11 +68,12 @@ class VisionTower(nn.Module):
             self.tokens[name] = count * (self.tilings[name].count if tiling else 1)
         places = {name: self._places(name, _flat(sight).shape[1:], width) for name, sight in sights.items()}
         self.position = nn.ParameterDict({name: nn.Parameter(place) for name, place in places.items()})
+        self.age = nn.Parameter(0.02 * torch.randn(earlier, width)) if earlier else None
 
     @property
     def num_tokens(self) -> int:
-        """Visual tokens of all cameras together."""
-        return sum(self.tokens.values())
+        """Visual tokens of all cameras and all their frames together."""
+        return self.frames * sum(self.tokens.values())
 
     def _features(self, pixels: Tensor) -> Tensor:
         return features(self.encoder, pixels, self.layer, self.patches_only)
@@ -92,8 +96,9 @@ class VisionTower(nn.Module):
         return noise if grid is None else noise + torch.cat([_grid_waves(grid, width, *image) for image in images])
 
     def by_camera(self, visual: Tensor) -> dict[str, Tensor]:
-        """Visual tokens float[B, sum of tokens, D] -> camera -> float[B, tokens, D]."""
-        return dict(zip(self.tokens, visual.split(list(self.tokens.values()), dim=1), strict=True))
+        """Visual tokens float[B, sum of tokens, D] -> camera -> float[B, tokens, D], the present frame first."""
+        counts = [self.frames * count for count in self.tokens.values()]
+        return dict(zip(self.tokens, visual.split(counts, dim=1), strict=True))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Normalised pixels float[B, 3, H, W] -> features float[B, L, C] of any encoder, grids are flattened."""
@@ -107,17 +112,27 @@ class VisionTower(nn.Module):
     def forward(self, images: dict[str, Tensor], words: Words | None = None) -> Tensor:
         """uint8 (or float 0..255) [B, H, W, 3] of each camera -> visual tokens float[B, sum of tokens, D].
 
+        With N earlier frames [B, 1 + N, H, W, 3], the present one first, each later one older.
         words: what is said about the frames, for an instructed connector, which is not without (ValueError).
         """
         if self.instructed and words is None:
             raise ValueError("an instructed connector sees nothing without words: ask through Network.look")
         tokens = []
         for name, (height, width) in self.cameras.items():
-            image = images[name]
-            if tuple(image.shape[1:]) != (height, width, 3):
-                raise ValueError(f"camera {name!r} gave {tuple(image.shape[1:])}, the model takes {(height, width, 3)}")
-            tokens.append(self._connected(name, self._seen(name, image), words))
+            image, taken = images[name], (height, width, 3) if self.age is None else (self.frames, height, width, 3)
+            if tuple(image.shape[1:]) != taken:
+                raise ValueError(f"camera {name!r} gave {tuple(image.shape[1:])}, the model takes {taken}")
+            tokens.append(self._dated(name, image, words))
         return torch.cat(tokens, dim=1)
+
+    def _dated(self, camera: str, image: Tensor, words: Words | None) -> Tensor:
+        """Frames of all ages as tokens float[B, frames * tokens, D]."""
+        if self.age is None:
+            return self._connected(camera, self._seen(camera, image), words)
+        told = None if words is None else _repeated(words, self.frames)
+        tokens = self._connected(camera, self._seen(camera, image.flatten(0, 1)), told).unflatten(0, (-1, self.frames))
+        age = torch.cat([torch.zeros_like(self.age[:1]), self.age])
+        return (tokens + age[:, None]).flatten(1, 2)
 
     def _seen(self, camera: str, image: Tensor) -> Tensor:
         """Frames [B, H, W, 3] -> features float[B, N, L, C], remembered ones where there is a memory to ask."""
@@ -135,11 +150,14 @@ class VisionTower(nn.Module):
         position, grid, (batch, count) = self.position[camera], self.feature_grids[camera], features.shape[:2]
         if self.connector.resamples:
             features = (features.reshape(batch, *position.shape) + position).reshape(features.shape)
-            told = {}
-            if self.instructed and words is not None:
-                told = {"words": tuple(part.repeat_interleave(count, dim=0) for part in words)}
+            told = {"words": _repeated(words, count)} if self.instructed and words is not None else {}
             return self.connector(features.flatten(0, 1), grid, **told).reshape(batch, self.tokens[camera], -1)
         return self.connector(features.flatten(0, 1), grid).reshape(batch, *position.shape) + position
+
+
+def _repeated(words: Words, times: int) -> Words:
+    """What is said about a frame, for each of the images that it becomes."""
+    return words[0].repeat_interleave(times, dim=0), words[1].repeat_interleave(times, dim=0)
 
 
 def _grid(features: Tensor) -> Grid | None:

@@ -33,6 +33,8 @@ def main(config: DictConfig) -> None:
         torch.set_num_threads(settings["threads"])
     checkpoint = Path(settings["checkpoint"] or DEFAULT)
     policy = load(checkpoint, device=settings["device"])
+    if policy.history:
+        raise ValueError(f"{checkpoint} reads earlier frames, and a message carries the present one: use vla deploy")
     limits = Limits(**settings["limits"])
     server = PolicyServer(policy, listener, token=token, limits=limits, fingerprint=fingerprint(checkpoint))
 

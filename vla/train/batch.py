@@ -19,7 +19,7 @@ class Batch:
     """One step's worth of training; see `Network.forward` for shapes."""
 
     kind: str
-    images: dict[str, Tensor]
+    images: dict[str, Tensor]  # uint8[B, H, W, 3], or [B, 1 + N, H, W, 3] of `EarlierFrames`
     text_ids: Tensor
     text_mask: Tensor
     state: Tensor  # float[B, A], measured, -1..1 as `ActionCodec` has it

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vla.data.dataset import EpisodeDataset
-from vla.data.framecache import FrameCache
+from vla.data.framecache import EarlierFrames, FrameCache
 from vla.model.actions import ActionCodec
 from vla.model.processor import Processor, pad
 from vla.model.prompts import ALL_FINISHED, IS_THERE, JOINS, NOT_VISIBLE, plan_prompt, point_prompt
@@ -144,7 +144,7 @@ class Batches:
     def __init__(
         self,
         labels: Labels,
-        frames: FrameCache,
+        frames: FrameCache | EarlierFrames,
         processor: Processor,
         batch_size: int,
         seed: int,

@@ -10,7 +10,7 @@ from vla.model.actions import ActionCodec
 from vla.model.heads import fit_head
 from vla.train.batches import Labels
 
-CHOICES = ("connector", "tiling", "fusion", "head", "dual", "keep", "whole")
+CHOICES = ("connector", "tiling", "fusion", "head", "dual", "keep", "whole", "history")
 FITTED_ON = 20_000  # chunks at most, evenly spread over the dataset
 
 
@@ -19,7 +19,8 @@ def designs(
 ) -> dict[str, Any]:
     """Arguments of `Network` that `model` of a recipe chooses, with what the head takes from the data, and from others.
 
-    What a recipe leaves out is left out: mlp, no tiling, prefix, parallel, none, all visual tokens, a model of parts.
+    What a recipe leaves out is left out: mlp, no tiling, prefix, parallel, none, all visual tokens, a model of parts,
+    the present frame alone.
     """
     chosen = {name: model[name] for name in CHOICES if model.get(name)}
     if "head" in chosen:

@@ -15,10 +15,13 @@ from vla.train.preference import chunk_margin, chunk_preference_loss, preference
 
 
 def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast and colour balance of uint8[B, H, W, 3], each image its own way -> float 0..255."""
-    shape = (len(images), 1, 1, 1)
+    """Change brightness, contrast and colour balance of uint8[B, ..., H, W, 3] -> float 0..255.
+
+    Each entry of the batch is changed in its own way, all its frames in the same.
+    """
+    shape = (len(images), *(1,) * (images.ndim - 1))
     gain = 1 + strength * (2 * torch.rand(shape, generator=generator) - 1)
-    tint = 1 + 0.3 * strength * (2 * torch.rand((len(images), 1, 1, 3), generator=generator) - 1)
+    tint = 1 + 0.3 * strength * (2 * torch.rand((*shape[:-1], 3), generator=generator) - 1)
     shift = 128 * strength * (2 * torch.rand(shape, generator=generator) - 1)
     return images.float().mul_((gain * tint).to(images.device)).add_(shift.to(images.device)).clamp_(0, 255)
 

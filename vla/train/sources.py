@@ -9,9 +9,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from vla.data.dataset import EpisodeDataset
-from vla.data.framecache import FrameCache
+from vla.data.framecache import EarlierFrames, FrameCache
 from vla.model.actions import ActionCodec
 from vla.model.glimpses import glimpses
+from vla.model.history import History
 from vla.model.processor import Processor
 from vla.train.batch import Batch, joined
 from vla.train.batches import Batches, Labels
@@ -56,6 +57,7 @@ def processors(
     horizon: int,
     max_text_tokens: int,
     taught: frozenset[str] | None = None,
+    history: History | None = None,
 ) -> list[Processor]:
     """Make the processor of each source; sources of one body share their statistics, all are as wide as the widest.
 
@@ -69,7 +71,7 @@ def processors(
         cameras = {name: (array.shape[1], array.shape[2]) for name, array in source.frames.arrays.items()}
         looks = glimpses(source.frames.gather, list(cameras), len(source.dataset))
         codec = ActionCodec.around(same, width)
-        more = {"ready": source.labels.ready(), "taught": taught}
+        more = {"ready": source.labels.ready(), "taught": taught, "history": history}
         made.append(Processor(source.body, cameras, codec, tokenizer, max_text_tokens, looks, **more))
     return made
 
@@ -92,7 +94,9 @@ class Mixture:
         self.weights, self.batch_size, self.seed = [source.weight for source in sources], batch_size, seed
         self.pad_id = processors[0].pad_id
         self.parts = [
-            Batches(source.labels, source.frames, processor, batch_size, seed + number * 1_000_003, **settings)
+            Batches(
+                source.labels, _seen(source, processor), processor, batch_size, seed + number * 1_000_003, **settings
+            )
             for number, (source, processor) in enumerate(zip(sources, processors, strict=True))
         ]
 
@@ -102,3 +106,10 @@ class Mixture:
         sizes = np.random.default_rng([self.seed, step]).multinomial(self.batch_size, self.weights)
         drawn = [part.draw(step, int(size)) for part, size in zip(self.parts, sizes, strict=True) if size]
         return joined(drawn, self.pad_id)
+
+
+def _seen(source: Source, processor: Processor) -> FrameCache | EarlierFrames:
+    """The frames of a source as its processor sees them."""
+    if (history := processor.history) is None:
+        return source.frames
+    return EarlierFrames(source.frames, source.dataset.starts, history.frames, history.stride)

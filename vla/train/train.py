@@ -21,6 +21,7 @@ from tqdm import tqdm
 from vla.data.dataset import EpisodeDataset
 from vla.model import checkpoint
 from vla.model.foundation import Foundation, to_store
+from vla.model.history import History
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_TOKENS, LOCATION_TOKENS, build_tokenizer, pretrained_tokenizer, words_of
@@ -94,7 +95,8 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
     spelt = (model.get("whole") or model["language"]).get("pretrained")
     tokenizer = pretrained_tokenizer(spelt) if spelt else build_tokenizer(texts)
     taught = frozenset(word for text in texts for word in words_of(text)) if spelt else None
-    each = processors(sources, tokenizer, model["action_horizon"], model["max_text_tokens"], taught)
+    history = History(**model["history"]) if model.get("history") else None
+    each = processors(sources, tokenizer, model["action_horizon"], model["max_text_tokens"], taught, history)
     processor = of_all_bodies(each)
     fitted = [(source.labels, one.codec) for source, one in zip(sources, each, strict=True)]
     architecture = {
