@@ -70,14 +70,15 @@ def test_one_pixel_makes_another_frame_and_so_does_the_camera(policy):
 
 def test_only_the_last_frames_are_kept_and_training_remembers_nothing(policy):
     counts = encoded(policy)
-    for seed in range(4):
+    memory = policy.network.vision.memory
+    for seed in range(8):
         policy.act([observation(seed)])
-    assert len(policy.network.vision.memory._kept) == 4
+    assert len(memory._kept) == memory.frames == 12
     policy.act([observation(0)])
-    assert len(counts) == 10
+    assert len(counts) == 18
     images = policy.processor.images([observation(0)])
     policy.network.vision(images)  # gradients are wanted
-    assert len(counts) == 12
+    assert len(counts) == 20
 
 
 def test_a_copy_starts_empty_and_threads_do_not_quarrel():

@@ -16,7 +16,7 @@ from vla.model.prompts import READY, plan_prompt
 from vla.model.ready import way_back
 from vla.types import ActionChunk, Embodiment, Observation
 
-REMEMBERED = 2  # frames of each camera, so that what is asked about one between two others finds it
+REMEMBERED = 6  # frames of each camera: the present one and what is seen of it a little to each side, for questions
 
 
 class VLAPolicy:
