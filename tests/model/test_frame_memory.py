@@ -90,7 +90,7 @@ def test_a_copy_starts_empty_and_threads_do_not_quarrel():
     def ask(first):
         for number in range(100):
             frame = torch.full((1, 4, 4, 3), (first + number) % 7, dtype=torch.uint8)
-            found = memory.recall("front", frame, lambda images: images.float().mean((1, 2)))
+            found = memory.recall("wrist", frame, lambda images: images.float().mean((1, 2)))
             if not (found == frame[0, 0, 0].float()).all():
                 wrong.append(number)
 
