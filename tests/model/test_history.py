@@ -75,8 +75,10 @@ def test_frames_are_stacked_and_the_oldest_stands_for_what_was_not_seen():
 def test_earlier_frames_and_their_order_change_what_is_done():
     policy, _ = built()
     policy.network.vision.age.data.mul_(50)  # it starts small
-    still, moved, other = (acts(policy, shown(*seeds)) for seeds in ((0,), (0, 1, 2), (0, 2, 1)))
-    assert np.abs(still - moved).max() > 1e-4 and np.abs(moved - other).max() > 1e-4
+    dark, bright = ({name: np.full((64, 64, 3), level, np.uint8) for name in ("front", "wrist")} for level in (0, 255))
+    still = acts(policy, shown(0))
+    moved, other = (acts(policy, replace(shown(0), earlier=past)) for past in ((dark, bright), (bright, dark)))
+    assert np.abs(still - moved).max() > 1e-4 and np.abs(moved - other).max() > 2e-5
     np.testing.assert_array_equal(still, acts(policy, shown(0, 0, 0)))
     np.testing.assert_array_equal(acts(tiny_policy(), shown(0)), acts(tiny_policy(), shown(0, 1)))
 
