@@ -190,7 +190,9 @@ def sight(image: np.ndarray, shapes: bool = True) -> list[Sighting]:
     for code in np.flatnonzero(
         np.bincount(codes.ravel(), minlength=len(NAMES) + 1)[1:] >= LEAST_SHARE / 2 * codes.size
     ):
-        mask = (codes == code + 1).astype(np.uint8)
+        mask = cv2.inRange(codes, int(code + 1), int(code + 1))
+        left, top, wide, high = cv2.boundingRect(mask)  # the rest of the picture need not be searched
+        mask = mask[top : top + high, left : left + wide]
         count, labels, stats, middles = cv2.connectedComponentsWithStats(mask, ltype=cv2.CV_16U)
         for label in range(1, count):
             x, y, width, height, area = map(int, stats[label])
@@ -198,8 +200,8 @@ def sight(image: np.ndarray, shapes: bool = True) -> list[Sighting]:
                 judged = shapes and area <= SMALL_SHARE * codes.size
                 square = squareness(labels[y : y + height, x : x + width] == label) if judged else None
                 unit = codes.shape[1]
-                sides = float(middles[label][0]) / unit, float(middles[label][1]) / unit, width / unit, height / unit
-                found.append(Sighting(NAMES[code], *sides, area / unit**2, square))
+                middle = (left + float(middles[label][0])) / unit, (top + float(middles[label][1])) / unit
+                found.append(Sighting(NAMES[code], *middle, width / unit, height / unit, area / unit**2, square))
     return found
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vla.control.grammar import Grammar, PlanRefusedError
 from vla.model.checkpoint import DEFAULT, load
-from vla.model.prompts import ALL_FINISHED
+from vla.model.prompts import ALL_FINISHED, split_steps
 from vla.types import Observation
 from vla.video.answer import NOT_VISIBLE, Answer, cite, measured_answer
 from vla.video.outcome import Outcome
@@ -29,27 +30,39 @@ class PlanWords:
     """Asks a checkpoint at several frames what the instruction demands next, given what it said before.
 
     It needs an instruction and the checkpoint's cameras. A rest divides one subtask from the next; all segments
-    between two rests get one name, by vote. The model says what is done; which things it is done to is taken from the
+    between two rests get one name. An instruction whose steps the grammar of `skills` can read is told in its order,
+    see `in_order`. Of another one the model says by vote what is done; which things it is done to is taken from the
     instruction, in its order, wherever the model names others, for a small model mixes colours up.
     """
 
-    def __init__(self, checkpoint: str | None = None, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        skills: Grammar | None = None,
+    ) -> None:
         folder = Path(checkpoint or DEFAULT)
         if threads is not None:
             torch.set_num_threads(threads)
         self._policy = load(folder, device=device)
         with (folder / "model.safetensors").open("rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        self.identity = f"{folder.name} {weights}, plan/1"
+        self.identity, self._skills = f"{folder.name} {weights}, {'grammar' if skills else 'plan'}/2", skills
 
     def name(self, story: Story) -> list[Segment]:
         """Name every stretch between rests, in the order of time."""
         problem = self._unfit(story)
         if problem:
             return [replace(segment, problem=problem) for segment in story.segments]
+        stretches = between_rests(story.segments)
+        if steps := self._steps(story.item.task):
+            said = zip(stretches, in_order(steps, stretches), strict=True)
+            known = {"source": self.identity, "confidence": min(len(steps) / len(stretches), 1.0)}
+            return [replace(segment, label=label, **known) for stretch, label in said for segment in stretch]
         named: list[Segment] = []
         finished, told = [], 0  # subtasks that are over, and the place in the instruction up to which they were told
-        for stretch in between_rests(story.segments):
+        for stretch in stretches:
             step = self._next(story, stretch, finished, told)
             if step.problem:
                 named += [replace(segment, problem=step.problem) for segment in stretch]
@@ -96,6 +109,13 @@ class PlanWords:
             return f"not named: the model looks through cameras {sorted(missing)}, which are not there"
         words = self._policy.unknown_words(story.item.task)
         return f"not named: the model was never taught the words {words}" if words else ""
+
+    def _steps(self, task: str) -> list[str]:
+        """Read the steps of an instruction; none where there is no grammar or it cannot read all of them."""
+        try:
+            return [self._skills.parse(step).text for step in split_steps(task)] if self._skills else []
+        except PlanRefusedError:
+            return []
 
     def _next(self, story: Story, stretch: Sequence[Segment], finished: Sequence[str], told: int) -> "_Step":
         """Find the subtask of a stretch; its confidence is the share of frames at which the model names that deed."""
@@ -154,6 +174,14 @@ def _first_yes(question: str, times_s: Sequence[float], said: Sequence[str], tra
         return Answer(question, NOT_VISIBLE, (), (), identity, **known)
     words = f"from {longest[0]:.2f} to {longest[-1]:.2f} s" if len(longest) > 1 else f"at {longest[0]:.2f} s"
     return cite(question, words, longest, track, identity, **known)
+
+
+def in_order(steps: Sequence[str], stretches: Sequence[Sequence[Segment]]) -> list[str]:
+    """Name stretches by steps in their order; where there are more, the shortest go with what came before them."""
+    lasting = [stretch[-1].stop_s - stretch[0].start_s for stretch in stretches]
+    longest = sorted(range(1, len(stretches)), key=lambda place: -lasting[place])[: len(steps) - 1]
+    begins = np.isin(np.arange(len(stretches)), longest)
+    return [steps[number] for number in np.cumsum(begins)]
 
 
 def between_rests(segments: Sequence[Segment]) -> list[list[Segment]]:
