@@ -67,6 +67,7 @@ def trained(tmp_path_factory):
     return base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, like", [("ddp", "alone"), ("fsdp", "alone"), ("two", "alone"), ("lora", "adapted")])
 def test_any_number_of_processes_takes_the_steps_of_one(trained, name, like):
     mine, theirs = (load_file(trained / folder / "average.safetensors") for folder in (name, like))
@@ -82,6 +83,7 @@ def assert_alike(mine, theirs):
     assert far.float().mean() < 0.01
 
 
+@pytest.mark.slow
 def test_shards_are_files_without_pickle_that_hold_half_of_the_weights_each(trained):
     files = sorted((trained / "shards/training_state").iterdir())
     assert {file.suffix for file in files} == {".safetensors", ".json"} and len(files) == 3

@@ -181,7 +181,7 @@ def in_order(steps: Sequence[str], stretches: Sequence[Sequence[Segment]]) -> li
     lasting = [stretch[-1].stop_s - stretch[0].start_s for stretch in stretches]
     longest = sorted(range(1, len(stretches)), key=lambda place: -lasting[place])[: len(steps) - 1]
     begins = np.isin(np.arange(len(stretches)), longest)
-    return [steps[number] for number in np.cumsum(begins)]
+    return [steps[int(number)] for number in np.cumsum(begins)]
 
 
 def between_rests(segments: Sequence[Segment]) -> list[list[Segment]]:
