@@ -141,7 +141,9 @@ def test_a_checkpoint_keeps_its_history(tmp_path):
     np.testing.assert_array_equal(acts(loaded, shown(0, 1, 2)), acts(policy, shown(0, 1, 2)))
 
 
-def test_a_server_whose_messages_carry_one_frame_does_not_serve_it(tmp_path, capsys):
+def test_a_server_whose_messages_carry_one_frame_does_not_serve_it(tmp_path, capsys, monkeypatch):
+    for name in ("VLA_DEBUG", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
     policy, config = built()
     checkpoint.save(tmp_path / "seen", config, policy.network.state_dict(), policy.processor, {})
     assert run(["serve", f"checkpoint={tmp_path / 'seen'}", "port=0", f"out={tmp_path / 'out'}"]) == 1
