@@ -118,6 +118,9 @@ def test_kept_tokens_are_fewer_and_keep_their_place_and_their_position_embedding
     full = network.vision.num_tokens
     assert embeddings.shape[1] == 5 + batch["text_ids"].shape[1] + 1 + network.head.max_tokens
     assert (positions[:, 5] == full).all() and (positions[:, :5].diff(dim=1) > 0).all()
+    words = network.embedding(batch["text_ids"]) * batch["text_mask"].unsqueeze(-1)
+    relevance = network.grounding.relevance(words, batch["text_mask"], outputs.seen)
+    assert torch.equal(positions[:, :5], relevance.topk(5).indices.sort(dim=1).values)
     for row in range(2):
         torch.testing.assert_close(embeddings[row, :5], outputs.visual[row, positions[row, :5]])
 
