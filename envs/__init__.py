@@ -36,15 +36,10 @@ register(
     kwargs={"kinds": _SINGLE["Mixed"], "subtasks": (2, 5)},
 )
 _NO_ROLL = [kind for kind in _SINGLE["Mixed"] if kind != "open"]
-register(
-    id="tabletop/StiffWristMixed-v0",
-    entry_point="envs.tabletop.stiff_wrist:StiffWristEnv",
-    max_episode_steps=_STEPS,
-    kwargs={"kinds": _NO_ROLL},
-)
-register(
-    id="tabletop/StiffWristLongHorizon-v0",
-    entry_point="envs.tabletop.stiff_wrist:StiffWristEnv",
-    max_episode_steps=5 * _STEPS,
-    kwargs={"kinds": _NO_ROLL, "subtasks": (2, 5)},
-)
+for _name, _most, _more in (("Mixed", 1, {}), ("LongHorizon", 5, {"subtasks": (2, 5)})):
+    register(
+        id=f"tabletop/StiffWrist{_name}-v0",
+        entry_point="envs.tabletop.stiff_wrist:StiffWristEnv",
+        max_episode_steps=_most * _STEPS,
+        kwargs={"kinds": _NO_ROLL, **_more},
+    )

@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import gc
+import multiprocessing
 import os
 import sys
 
@@ -14,6 +16,7 @@ if sys.platform == "linux":  # render without a display; before anything imports
     os.environ.setdefault("MUJOCO_GL", "egl")
 
 
+gc.disable()  # until all is imported: what lives to the end anyway is not looked through again and again
 # The same examples in every run, so that a failure is the change's own; HYPOTHESIS_PROFILE=search looks for more.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=1000, deadline=None)
@@ -24,8 +27,20 @@ def pytest_configure() -> None:
     """End at once with what to install, rather than with an import error in every file."""
     if missing := missing_libraries():
         pytest.exit(missing, returncode=1)
+    multiprocessing.set_forkserver_preload(["vla.train.train", "vla.evaluate.realtime"])  # once, not in every process
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, among what the tests make."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, since tests that start servers and robots wait a part of their time."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no core waits for another at the end."""
-    items.sort(key=lambda item: item.path.parent.name not in ("train", "evaluate"))
+    items.sort(key=lambda item: item.path.parent.name not in ("train", "evaluate", "bench", "tests"))

@@ -41,7 +41,6 @@ def test_bench_alone_prints_every_bench() -> None:
 @pytest.mark.parametrize(
     "arguments, answer",
     [
-        (["evl"], f"vla has no verb 'evl', did you mean 'eval'?; possible: {', '.join(VERBS)}"),
         (["bench", "smi"], f"no bench 'smi', did you mean 'sim'?; possible: {', '.join(BENCHES)}"),
         (["bench", "seed=1"], f"Available options: {' '.join(BENCHES)}"),
         (["bench", "sim", "sed=1"], "no key 'sed', did you mean 'seed'?; possible: seed, out"),
@@ -53,12 +52,20 @@ def test_bench_alone_prints_every_bench() -> None:
         (["bench", "sim", "seed=1,2"], "add --multirun"),
     ],
 )
-def test_a_wrong_command_line_is_answered_in_one_line_with_what_is_possible(arguments: list[str], answer: str) -> None:
-    done = vla(*arguments)
+def test_a_wrong_command_line_is_answered_in_one_line_with_what_is_possible(
+    arguments: list[str], answer: str, undisturbed: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    error = capsys.readouterr().err
+    assert answer in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+def test_a_wrong_verb_ends_the_process_with_one_line_and_code_2() -> None:
+    done = vla("evl")
     assert done.returncode == 2
-    assert answer in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
+    assert done.stderr == f"vla: vla has no verb 'evl', did you mean 'eval'?; possible: {', '.join(VERBS)}\n"
 
 
 class RoomError(RuntimeError):
@@ -68,11 +75,16 @@ class RoomError(RuntimeError):
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
-    """Run `vla bench sim` with a verb that raises the given error."""
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `run` find and leave this process as the console script's."""
     monkeypatch.setattr(sys, "argv", ["vla"])
     for name in ("VLA_DEBUG", "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "")
+
+
+@pytest.fixture
+def failing(undisturbed: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
+    """Run `vla bench sim` with a verb that raises the given error."""
 
     def run_it(error: BaseException) -> int:
         def main() -> None:
@@ -161,3 +173,11 @@ def test_a_multirun_writes_a_result_for_each_job(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     seeds = [json.loads((tmp_path / job / "result.json").read_text())["seed"] for job in ("0", "1")]
     assert seeds == [1, 2]
+
+
+def test_a_second_run_in_the_same_process_is_told_of_errors_as_the_first_was(
+    failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert failing(FileNotFoundError("no such camera")) == 1
+        assert "no such camera" in capsys.readouterr().err

@@ -70,6 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     name, rest = arguments[0], list(arguments[1:])
     show_all = bool(os.environ.get("VLA_DEBUG") or os.environ.get("HYDRA_FULL_ERROR"))
+    before = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on to us
     try:
         if name not in VERBS:
@@ -95,6 +96,8 @@ def run(arguments: Sequence[str]) -> int:
         if show_all:
             raise
         return _report(name, error)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before  # another verb may follow in this process
 
 
 def overview() -> str:

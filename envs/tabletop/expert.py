@@ -23,6 +23,9 @@ GAPS_M = (0.0, 0.015, 0.0305, 0.0457, 0.0601, 0.0729)  # between the tips, gripp
 PUSH_Z, HANDLE_Z = 0.014, 0.042
 FINGERS_RADIUS = 0.011  # of the closed jaws [m]
 PUSH_GAP_M = 0.014  # how close to push something next to something
+PRESS_BELOW_M = 0.010  # target below the end of the travel, so that a hand that is a little too high presses too
+STANDOFF_M = 0.018  # free space in which the hand comes down behind what it pushes
+GRASP_FUNNEL, SHOVE_FUNNEL = (0.005, 0.012, 0.050), (0.012, 0.020, 0.055)  # low within the first, high beyond the last
 OPEN_TO, CLOSE_TO = 0.92, CLOSED / 2
 
 
@@ -173,7 +176,7 @@ def _open(world: World, goal: Goal, hand: Hand) -> np.ndarray:
 def _press(world: World, goal: Goal, hand: Hand) -> np.ndarray:
     """Descend on the button with closed jaws, and keep it pressed."""
     top = world.button_position[2] + world.button_travel * scene.BUTTON_TRAVEL
-    low = top - scene.BUTTON_TRAVEL - 0.003 + arm.TIP_TO_END
+    low = top - scene.BUTTON_TRAVEL - PRESS_BELOW_M + arm.TIP_TO_END
     return _approach(hand, world.button_position[:2], low, gripper=0.0, offset=arm.CLOSED_SIDE)
 
 
@@ -191,17 +194,21 @@ def _grasp(world: World, name: str, hand: Hand) -> np.ndarray:
 def _shove(
     hand: Hand, thing: np.ndarray, direction: np.ndarray, radius: float, low: float, arrived: bool
 ) -> np.ndarray:
-    """Push something at float64[2] along a unit vector with the closed jaws; `radius` [m] is where they touch it."""
-    behind = thing - (radius + 0.010) * direction
+    """Push something at float64[2] along a unit vector with the closed jaws; `radius` [m] is where they touch it.
+
+    The hand comes down at a distance first: a place it cannot see is not met exactly, and too high it would slide over.
+    """
+    behind = thing - (radius + STANDOFF_M) * direction
     here = hand.at(arm.CLOSED_SIDE)
     if arrived:
         return _move(hand, np.array([*behind, arm.TRAVEL_Z]), gripper=0.0, offset=arm.CLOSED_SIDE)
     along = float(np.dot(here[:2] - thing, direction))
     aside = here[:2] - thing - along * direction
-    if here[2] < low + 0.016 and np.linalg.norm(aside) < 0.014 and -radius - 0.025 < along < 0:
-        ahead = here[:2] + STEP_NEAR * direction - aside
+    if here[2] < low + 0.016 and np.linalg.norm(aside) < 0.016 and -radius - STANDOFF_M - 0.016 < along < 0:
+        lowered = np.clip((low + 0.012 - here[2]) / 0.008, 0, 1)
+        ahead = here[:2] + STEP_NEAR * lowered * direction - aside
         return _move(hand, np.array([*ahead, low]), gripper=0.0, offset=arm.CLOSED_SIDE)
-    return _approach(hand, behind, low, gripper=0.0, offset=arm.CLOSED_SIDE)
+    return _approach(hand, behind, low, gripper=0.0, offset=arm.CLOSED_SIDE, funnel=SHOVE_FUNNEL)
 
 
 def _approach(
@@ -212,13 +219,14 @@ def _approach(
     offset: float = arm.TIP_SIDE,
     roll: float = arm.ROLL_SIDEWAYS,
     clear: float = CLEAR_Z,
+    funnel: tuple[float, float, float] = GRASP_FUNNEL,
 ) -> np.ndarray:
     """Rise above `clear`, travel to float64[2] and descend to `low` [m] in a funnel: the closer, the lower."""
     here = hand.at(offset)
     way = _reachable(np.array([*place, here[2]]))[:2] - here[:2]
     distance = float(np.linalg.norm(way))
-    height = low + float(np.interp(distance, [0.005, 0.012, 0.050], [0.0, 0.045, max(arm.TRAVEL_Z - low, 0.045)]))
-    if distance > 0.012:
+    height = low + float(np.interp(distance, funnel, [0.0, 0.045, max(arm.TRAVEL_Z - low, 0.045)]))
+    if distance > funnel[1]:
         way = way * np.clip((here[2] - clear + 0.02) / 0.02, 0, 1)
         height = max(height, clear + 0.01)
     return _move(hand, np.array([*(here[:2] + way), height]), gripper, offset, roll)

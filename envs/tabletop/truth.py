@@ -5,10 +5,12 @@ Each is a dict of question, answer and type (caption, yesno, where, which or poi
 chance, from question forms that both answers fit in the present frame, so that no form gives its answer away.
 """
 
+from itertools import permutations
+
 import numpy as np
 
 from envs.tabletop import scene
-from envs.tabletop.goals import Goal, is_in, is_on
+from envs.tabletop.goals import GAP_M, Goal, gap, is_in, is_on
 from envs.tabletop.language import object_names
 from envs.tabletop.world import World
 
@@ -20,6 +22,7 @@ NUMBERS = ("no", "one", "two", "three", "four")
 _SIDE_M = 0.047  # the table is named in thirds across: left, middle, right
 _MIDDLE_X = 0.205  # and in halves: near, far
 _MARGIN_M = 0.008  # nothing is asked this close to a border
+_APART_M = 0.040  # things that are further from each other are not next to each other
 
 
 def boxes(world: World, geom_ids: np.ndarray) -> dict[str, Box]:
@@ -112,7 +115,7 @@ def _point(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict
 
 def _yesno(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict[str, str]:
     """Draw a form of question that can be answered both ways here, then the answer, then the question."""
-    forms = [form for form in (_exists, _related, _holding, _drawer) if all(form(world))]
+    forms = [form for form in (_exists, _related, _beside, _holding, _drawer) if all(form(world))]
     yes = bool(rng.random() < 0.5)
     return _answer(_choose(rng, _choose(rng, forms)(world)[not yes]), "yes" if yes else "no", "yesno")
 
@@ -140,6 +143,18 @@ def _related(world: World) -> tuple[list[str], list[str]]:
         for carrier, word in carriers.items():
             if name != carrier:
                 (yes if true.get(name) == (word, carrier) else no).append(f"is the {name} {word} the {carrier}")
+    return yes, no
+
+
+def _beside(world: World) -> tuple[list[str], list[str]]:
+    """Ask of what lies on the table whether it is next to something, unless it is hard to say."""
+    aloft = {*relations(world), world.held()}
+    yes, no = [], []
+    for name, other in permutations((name for name in world.items if name not in aloft), 2):
+        if world.items[name].shape in scene.PICKABLE:
+            space = gap(world, name, other)
+            words = yes if space < GAP_M - _MARGIN_M else no if space > _APART_M else []
+            words.append(f"is the {name} next to the {other}")
     return yes, no
 
 

@@ -72,7 +72,7 @@ def test_the_result_has_the_documented_keys_and_pairs_with_no_delay(tmp_path, mo
         checkpoint=str(tmp_path),
         device="cpu",
         workers=1,
-        episodes=2,
+        episodes=1,
         latencies_ms=[0, 400],
         lockstep=True,
         cross_check=False,
@@ -86,9 +86,9 @@ def test_the_result_has_the_documented_keys_and_pairs_with_no_delay(tmp_path, mo
     for name in ("sequential", "overlap"):
         for row in result["strategies"][name].values():
             assert {"success_rate", "ci95", "idle_ticks", "missed", "velocity_jump_rad_s"} <= set(row)
-            assert row["against_0ms"]["pairs"] == row["against_lockstep"]["pairs"] == 2
+            assert row["against_0ms"]["pairs"] == row["against_lockstep"]["pairs"] == 1
             assert row["success_rate"] == 1.0
     assert result["strategies"]["overlap"]["400"]["idle_ticks"] == 0
-    assert result["strategies"]["sequential"]["400"]["idle_ticks"] > 40
+    assert result["strategies"]["sequential"]["400"]["idle_ticks"] > 20
     assert result["lockstep"]["success_rate"] == 1.0 and result["best"]["400"]["against_0ms"]["difference"] == 0
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 5

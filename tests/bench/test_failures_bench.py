@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from envs.tabletop.failure import MODES, FailingExpert
 from vla.bench.failures import Case, examine, score
+from vla.bench.ledger import Ledger
 from vla.bench.mishaps import NONE, RECOVERED, Mishaps
 from vla.data.dataset import EpisodeDataset
 from vla.video.child import Decoder
@@ -53,6 +54,8 @@ def test_mishaps_are_recorded_with_their_truth_and_mostly_found(tmp_path):
     extras = [episode.extra for episode in EpisodeDataset(tmp_path / "dataset").episodes]
     assert [extra["mode"] for extra in extras] == list(modes)
     assert all((extra["failed_s"] > 0) == (extra["mode"] in MODES) for extra in extras)
+    ledger = Ledger(tmp_path / "failures.jsonl", {})
     with Decoder() as decoder:
-        found = score(examine(tmp_path / "dataset", decoder))
+        found = score(examine(tmp_path / "dataset", decoder, ledger))
+        assert score(examine(tmp_path / "dataset", decoder, ledger)) == found
     assert found["top1"] >= 0.5 and found["false_failures"] == 0

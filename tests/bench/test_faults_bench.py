@@ -14,6 +14,7 @@ from vla.control.admission import Admission, Verdict
 from vla.control.faults.schedule import POSSIBLE, Fault, Kind
 from vla.control.proprioception import Proprioception
 from vla.control.sight import Eye
+from vla.control.strategy import Sequential
 from vla.control.vigil import Vigil
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +143,8 @@ def test_what_was_judged_is_not_flown_again(config, tmp_path, monkeypatch):
     monkeypatch.setattr(faults.Hangar, "judge", judge(100))
     result = faults.measure(seed=7, **arguments)
     assert result["scenarios"] == result["right"] == len(flown) == len(set(flown)) > 2
+    with pytest.raises(ValueError, match="was measured with another strategy"):
+        faults.measure(seed=7, **arguments | {"strategy": Sequential})
 
 
 @pytest.mark.slow

@@ -4,15 +4,25 @@ import pytest
 
 from tests.evaluate.fake_world import GRAMMAR, WordPolicy
 from vla.bench import hierarchy
+from vla.control.grammar import Grammar
 from vla.control.hierarchy import Pacing
 
 PACING = {"replan_steps": 4, "confirm_steps": 1, "timer_steps": 12, "subtask_timeout_steps": 25, "linger_steps": 5}
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
+def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("hierarchy")
     (out / "model.safetensors").write_bytes(b"weights")
+    return out
+
+
+@pytest.fixture(scope="module")
+def result(folder):
+    return measured(folder, GRAMMAR)
+
+
+def measured(out, skills):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hierarchy, "load", lambda folder, device: WordPolicy())
         return hierarchy.measure(
@@ -22,17 +32,24 @@ def result(tmp_path_factory):
             device="cpu",
             threads=1,
             workers=2,
-            episodes=3,
+            episodes=2,
             world={"id": "tests.evaluate.fake_world:Fake-v0", "kwargs": {"subtasks": 2}},
-            skills=GRAMMAR,
+            skills=skills,
             pacing=PACING,
         )
+
+
+@pytest.mark.usefixtures("result")
+def test_what_other_questions_measured_is_not_taken_for_this(folder):
+    other = Grammar({"wave": {"say": "wave {how}", "check": "does it wave"}}, {"how": [["high"]]}, things=[])
+    with pytest.raises(ValueError, match="was measured with another skills"):
+        measured(folder, other)
 
 
 def test_every_way_reports_success_and_subtasks(result):
     for way in ("flat", "timer", "completion", "replan"):
         assert {"success_rate", "ci95", "subtasks_per_episode"} <= set(result[way])
-        assert result[way]["episodes"] == 3
+        assert result[way]["episodes"] == 2
     assert {"difference", "ci95", "pairs"} <= set(result["paired"]["completion_against_flat"])
 
 

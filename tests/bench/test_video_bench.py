@@ -1,6 +1,6 @@
 """The bench finds a drawn robot's truth in its columns, scores the right moments and not chance, and says all keys."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.video.scenes import HEIGHT, WIDTH, record
-from vla.bench.rivals import matches, peract, random, score, uniform
+from vla.bench.rivals import every, matches, peract, random, score, uniform
 from vla.bench.truth import half, merged, truth
 from vla.bench.video import measure
 from vla.data.dataset import EpisodeDataset
@@ -17,7 +17,7 @@ from vla.data.writer import DatasetWriter
 from vla.video.segments import Segment
 from vla.video.words import NoWords, Story
 
-FPS, EPISODES = 10, 6
+FPS, EPISODES = 10, 4
 NAMES = ["rail_x.pos", "rail_y.pos", "gripper.pos"]
 FEATURES = {
     "observation.images.top": {"dtype": "video", "shape": [HEIGHT, WIDTH, 3], "names": ["height", "width", "channels"]},
@@ -30,7 +30,7 @@ FEATURES = {
 
 def stage(root, episode: int) -> list[float]:
     """Record a scene of two discs with the columns that an expert writes; return when things happened."""
-    scene = record(episode, FPS, speed=30.0)
+    scene = record(episode, FPS, speed=50.0)
     grasps, releases, (start_s,) = scene.deeds_s[::2], scene.deeds_s[1::2], scene.starts_s
     with EpisodeRecorder(root, episode, FPS, FEATURES, "h264_444") as recorder:
         for step, image in enumerate(scene.frames):
@@ -73,22 +73,54 @@ def test_truths_that_no_tolerance_tells_apart_are_one():
     assert merged([(1.0, "grasp"), (1.4, "lost")], ["lost"]) == [1.4]
 
 
-def test_the_bench_measures_everything_and_ours_is_above_chance(dataset):
-    def never(**_):
-        raise AssertionError("a dataset was given")
+class Never:
+    """Records nothing."""
 
-    result = measure(seed=0, dataset=str(dataset[0]), collect=never, episodes=4, spoilt_episodes=1, speed_s=1.0)
+    def collect(self, root, episodes):
+        raise AssertionError("a dataset was given, or is there")
+
+
+GIVEN = {"seed": 0, "demonstrations": Never(), "episodes": 4, "spoilt_episodes": 1, "speed_s": 1.0}
+
+
+def test_the_bench_measures_everything_and_ours_is_above_chance(dataset, tmp_path):
+    result = measure(out=str(tmp_path), dataset=str(dataset[0]), **GIVEN)
     f1 = {name: own["0.5"] for name, own in result["boundary_f1"].items()}
     assert f1["state"] > 0.8 > f1["random"] and f1["pixels"] > f1["random"]
-    assert set(f1) >= {"state", "pixels", "uniform", "random", "peract"}
+    assert set(f1) >= {"state", "pixels", "uniform", "random", "every", "peract"}
+    best = result["against_best_rival"]["0.5"]
+    assert best["f1"] == max(f1[name] for name in ("uniform", "random", "every", "peract"))
+    assert best["state"] == pytest.approx(f1["state"] / best["f1"]) and best["state"] <= best["most_possible"]
     assert result["keyframe_recall_at_16"]["state"] > 0.9 and 0.6 < result["count_ratio"]["state"] < 1.5
     assert result["quality"]["recall"] > 0.8 and result["quality"]["faults"] > 15
     assert result["label_accuracy"] is None and result["failure_moment"] is None and result["pope"] is None
+    assert sum(own["episodes"] for own in result["false_failures"].values()) == result["episodes"]
     chosen = result["frames_for_questions"]
     assert chosen["bolt"] >= max(0.8, chosen["uniform"]) and chosen["moments"] > 0
     found = result["search"]
     assert found["queries"] > 0 and 0 <= found["recall_at_1"] <= found["recall_at_5"] <= 1
-    assert min(result[key] for key in ("speed_x_realtime", "decode_x_realtime", "peak_rss_mb")) > 0
+    speeds = ("speed_x_realtime", "speed_x_processor", "decode_x_realtime", "peak_rss_mb")
+    assert min(result[key] for key in speeds) > 0
+
+
+def test_a_run_that_was_cut_off_goes_on_and_parts_run_alone(dataset, tmp_path, monkeypatch):
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    whole = measure(out=str(tmp_path / "whole"), parts=["episodes"], dataset=str(dataset[0]), **GIVEN)
+    assert whole["quality"] is None and whole["speed_x_realtime"] is None and whole["parts"] == ["episodes"]
+    ledger = tmp_path / "whole/cells/episodes.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + whole["episodes"]
+    (tmp_path / "cut/cells").mkdir(parents=True)
+    (tmp_path / "cut/cells/episodes.jsonl").write_text("".join(lines[:-1]) + lines[-1][:100])
+    assert measure(out=str(tmp_path / "cut"), parts=["episodes"], dataset=str(dataset[0]), **GIVEN) == whole
+    monkeypatch.setattr("vla.bench.scored.examine", broken)
+    assert measure(out=str(tmp_path / "cut"), parts=["episodes"], dataset=str(dataset[0]), **GIVEN) == whole
+    with pytest.raises(ValueError, match="another seed"):
+        measure(out=str(tmp_path / "cut"), parts=["episodes"], dataset=str(dataset[0]), **(GIVEN | {"seed": 1}))
+    with pytest.raises(ValueError, match=r"\['labels'\]; possible: episodes, quality"):
+        measure(out=str(tmp_path), parts=["labels"], dataset=str(dataset[0]), **GIVEN)
 
 
 class FirstDisc(NoWords):
@@ -101,20 +133,33 @@ class FirstDisc(NoWords):
         return [replace(part, label="put disc 0 down", source=self.identity, confidence=0.5) for part in story.segments]
 
 
-def test_data_are_collected_where_none_are_given():
-    def collect(root, episodes):
+@dataclass(frozen=True)
+class Discs:
+    """Records scenes of two discs."""
+
+    speed: float = 1.0
+
+    def collect(self, root, episodes):
         with DatasetWriter(root, FPS, FEATURES) as writer:
             for episode in range(episodes):
                 stage(writer.root, episode)
 
-    settings = {"episodes": 3, "spoilt_episodes": 0, "speed_s": 0.5, "words": NoWords(), "stronger": FirstDisc()}
-    result = measure(seed=0, dataset=None, collect=collect, **settings)
-    assert 1 <= result["episodes"] <= 3 and result["quality"]["recall"] is None
+
+def test_data_are_collected_once_where_none_are_given(tmp_path):
+    given = {"seed": 0, "out": str(tmp_path), "parts": ["episodes"], "dataset": None, "episodes": 3}
+    given |= {"spoilt_episodes": 0, "speed_s": 0.5, "words": NoWords(), "stronger": FirstDisc()}
+    result = measure(demonstrations=Discs(), **given)
+    assert 1 <= result["episodes"] <= 3
     routed = result["routing"]
     assert routed["share"] > 0.5 and routed["accuracy_alone"] == 0 and 0.2 < routed["gain"] == routed["accuracy"] < 0.8
     assert result["label_accuracy"]["all"] == routed["accuracy"] and result["label_accuracy"]["by_verb"].keys() == {
         "put"
     }
+    assert measure(demonstrations=Discs(), **given) == result
+    with pytest.raises(ValueError, match="another recordings"):
+        measure(demonstrations=Discs(speed=2.0), **given)
+    nothing = measure(demonstrations=Discs(), **(given | {"parts": ["quality"]}))
+    assert nothing["quality"]["recall"] is None and nothing["label_accuracy"] is None
 
 
 times = st.lists(st.floats(0, 100), max_size=12)
@@ -131,6 +176,7 @@ def test_matching_is_one_to_one_and_grows_with_tolerance(found, true, tolerance_
 
 def test_rivals_are_what_their_papers_say():
     assert uniform(10.0, 4) == [2.0, 4.0, 6.0, 8.0]
+    assert every(10.0, 3.0) == [3.0, 6.0, 9.0] and every(2.0, 3.0) == [] and every(6.0, 3.0) == [3.0]
     drawn = random(10.0, 5, np.random.default_rng(0))
     assert drawn == sorted(drawn) and drawn[0] >= 0 and drawn[-1] <= 10
     joints = np.interp(np.arange(40), [0, 10, 20, 30, 40], [0, 1, 1, 2, 3])[:, None]

@@ -75,7 +75,20 @@ def test_anything_else_is_refused_with_the_nearest_sentence(text):
         TABLETOP.parse(text)
 
 
-@settings(deadline=None, max_examples=40)  # naming the nearest sentence takes its time
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("pick up the rad cube", "pick up the red cube"),
+        ("put the red cube in the blue bowls", "put the red cube in the blue bowl"),
+        ("opem teh drawers", "open the drawer"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(text, nearest):
+    with pytest.raises(PlanRefusedError, match=f"the nearest is '{nearest}'"):
+        TABLETOP.parse(text)
+
+
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_no_text_gets_through_or_breaks_it(text):
     with contextlib.suppress(PlanRefusedError):
@@ -92,3 +105,6 @@ def test_what_no_camera_sees_is_named():
 def test_an_unknown_slot_is_an_error_of_the_config():
     with pytest.raises(ValueError, match=r"slots \['where'\]; possible: what"):
         Grammar({"go": {"say": "go {where}"}}, {"what": [["a"]]}, things=[])
+    for part in ({"check": "is the {what} there"}, {"also": ["fetch the {what}"]}):
+        with pytest.raises(ValueError, match=r"go has the slots \['what'\] in check or also; say has where"):
+            Grammar({"go": {"say": "go {where}", **part}}, {"where": [["left"]], "what": [["a"]]}, things=[])

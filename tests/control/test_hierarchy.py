@@ -52,6 +52,8 @@ def test_what_takes_too_long_is_planned_again_with_the_lesson_and_given_up_in_th
     for _ in range(3):
         step += 20
         hierarchy.take_prediction(0.1, step)
+        assert hierarchy.wants_checks == [PICK] and not hierarchy.wants_plan
+        hierarchy.take_checks([False], step)
         assert hierarchy.wants_plan and hierarchy.failed == PICK.text
         hierarchy.take_plan(PICK, step)
     assert hierarchy.ended == "gave_up" and hierarchy.subtask is None and not hierarchy.wants_plan
@@ -60,6 +62,7 @@ def test_what_takes_too_long_is_planned_again_with_the_lesson_and_given_up_in_th
 def test_another_plan_after_a_failure_starts_its_attempts_anew():
     hierarchy = begun(PICK, subtask_timeout_steps=20, attempts=1)
     hierarchy.take_prediction(0.1, 20)
+    hierarchy.take_checks([False], 20)
     hierarchy.take_plan(PRESS, 20)
     assert hierarchy.subtask == PRESS.text and hierarchy.ended is None
 
@@ -143,16 +146,62 @@ def test_what_was_declared_done_is_looked_at_again_from_the_ready_pose():
     assert [(note.step, note.event) for note in hierarchy.notes] == [(0, "plan"), (11, "done")]
 
 
-def test_what_the_second_look_denies_is_tried_again_and_given_up_in_the_end():
-    hierarchy = begun(PLACE, step_back=True, attempts=2)
+def test_what_the_second_look_denies_is_tried_again_and_at_the_last_attempt_the_first_look_is_believed():
+    hierarchy = begun(PLACE, step_back=True, attempts=3)
     for step in (10, 40):
         assert hierarchy.subtask == PLACE.text
         say_done(hierarchy, step)
         hierarchy.take_checks([True], step + 2)
         back(hierarchy, settle(hierarchy, step + 2))
         hierarchy.take_checks([False], step + 20)
-    assert hierarchy.ended == "gave_up" and hierarchy.subtask is None
-    assert events(hierarchy) == ["plan", "not_done", "not_done", "gave_up"]
+    say_done(hierarchy, 70)
+    hierarchy.take_checks([True], 72)
+    back(hierarchy, settle(hierarchy, 72))
+    assert hierarchy.finished == [PLACE] and hierarchy.wants_plan
+    assert events(hierarchy) == ["plan", "not_done", "not_done", "done"]
+
+
+def test_what_every_look_denies_is_given_up_in_the_end():
+    hierarchy, step = begun(PLACE, step_back=True, attempts=2, subtask_timeout_steps=50), 0
+    while hierarchy.ended is None and step < 500:
+        step += 1
+        if hierarchy.wants_plan:
+            hierarchy.take_plan(PLACE, step)
+        elif hierarchy.wants_checks:
+            hierarchy.take_checks([False], step)
+        else:
+            hierarchy.take_prediction(0.9, step)
+    assert hierarchy.ended == "gave_up" and hierarchy.finished == []
+
+
+def test_each_attempt_believes_the_completion_output_sooner():
+    hierarchy = begun(PRESS, threshold=0.6, subtask_timeout_steps=20, k=1)
+    hierarchy.take_prediction(0.4, 20)
+    assert hierarchy.finished == []
+    hierarchy.take_plan(PRESS, 20)
+    hierarchy.take_prediction(0.4, 21)
+    assert hierarchy.finished == [PRESS]
+    hierarchy.take_plan(PLACE, 30)
+    hierarchy.take_prediction(0.4, 31)
+    assert hierarchy.subtask == PLACE.text and not hierarchy.wants_checks
+
+
+@pytest.mark.parametrize("accomplished", [True, False])
+def test_what_has_taken_too_long_is_looked_at_before_it_is_tried_again(accomplished):
+    hierarchy = begun(PLACE, step_back=True, subtask_timeout_steps=20)
+    hierarchy.take_prediction(0.1, 20)
+    back(hierarchy, 23)
+    assert hierarchy.wants_checks == [PLACE]
+    hierarchy.take_checks([accomplished], 26)
+    assert hierarchy.finished == [PLACE] * accomplished and hierarchy.wants_plan
+    assert hierarchy.failed == ("" if accomplished else PLACE.text)
+
+
+def test_what_is_in_the_hand_at_last_is_kept_there():
+    hierarchy = begun(PICK, step_back=True, subtask_timeout_steps=20)
+    hierarchy.take_prediction(0.1, 20)
+    hierarchy.take_checks([True], 20)
+    assert hierarchy.finished == [PICK] and hierarchy.wants_plan
 
 
 def test_nobody_steps_back_with_something_in_the_hand():
@@ -172,6 +221,7 @@ def test_after_a_skill_without_a_question_the_arm_steps_back_once():
 def test_another_attempt_begins_at_the_ready_pose():
     hierarchy = begun(PICK, step_back=True, subtask_timeout_steps=20)
     hierarchy.take_prediction(0.1, 20)
+    hierarchy.take_checks([False], 20)
     back(hierarchy, 23)
     assert hierarchy.wants_plan and hierarchy.failed == PICK.text
 

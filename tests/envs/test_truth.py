@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -66,6 +67,23 @@ def test_yes_and_no_tell_the_truth(env):
     yes, no = truth._exists(env.world)
     assert all(question.split(maxsplit=3)[3] in env.world.items for question in yes)
     assert no and not any(question.split(maxsplit=3)[3] in env.world.items for question in no)
+
+
+def test_what_lies_beside_something_is_next_to_it_and_what_lies_apart_is_not(env):
+    env.reset(seed=2)
+    thing, other, *_ = (name for name, item in env.world.items.items() if item.shape in ("cube", "cylinder"))
+    place = env.data.joint(env.world.items[thing].slot).qpos
+    asked = f"is the {thing} next to the {other}"
+    for space, answers in ((0.012, (True, False)), (0.030, (False, False)), (0.055, (False, True))):
+        radii = env.world.items[thing].half_size + env.world.items[other].half_size
+        place[:2] = env.world.position(other)[:2] - [radii + space, 0]
+        mujoco.mj_forward(env.model, env.data)
+        yes, no = truth._beside(env.world)
+        assert (asked in yes, asked in no) == answers
+    env.data.joint(env.world.items[thing].slot).qpos[:3] = env.world.position(other) + np.array([0, 0, 0.027])
+    mujoco.mj_forward(env.model, env.data)
+    yes, no = truth._beside(env.world)
+    assert not [words for words in (*yes, *no) if thing in words]  # it stands on the other one
 
 
 def test_what_lies_in_a_bowl_is_known_in_every_form(env):

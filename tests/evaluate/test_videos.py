@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from tests.evaluate.fake_world import EMBODIMENT
-from vla.evaluate.videos import HEIGHT, WIDTH, Caption, Painter, order_views, title_card, write_video
+from vla.evaluate.episodes import Case, Episode
+from vla.evaluate.pilot import Prediction
+from vla.evaluate.videos import HEIGHT, WIDTH, Caption, Painter, captions, order_views, title_card, write_video
+from vla.evaluate.workers import Recording, World
 from vla.page import boxed_image, forest, interval, lines_chart, percent, render_page
 
 VIEWS = {"front": np.full((32, 32, 3), 60, np.uint8), "wrist": np.full((16, 16, 3), 90, np.uint8)}
@@ -17,6 +20,7 @@ def caption(**changes):
     values = {
         "instruction": "go red",
         "subtask": "go red",
+        "number": 1,
         "finished": 0,
         "progress": 0.2,
         "done": 0.1,
@@ -32,6 +36,8 @@ def caption(**changes):
     [
         {"instruction": "go blue"},
         {"subtask": "go green"},
+        {"subtask": "go green", "number": 2},
+        {"finished": 1},
         {"progress": 0.9},
         {"done": 0.9},
         {"command": np.full(6, 0.7, np.float32)},
@@ -45,6 +51,18 @@ def test_everything_in_the_caption_shows_in_the_frame(change):
     plain, other = painter.draw(VIEWS, caption()), painter.draw(VIEWS, caption(**change))
     assert plain.shape == (HEIGHT, WIDTH, 3)
     assert (plain != other).sum() > 50
+
+
+def test_a_subtask_keeps_its_words_and_its_number_until_the_next_is_named():
+    truth = {"true_subtask": "", "true_done": False, "true_progress": 0.0}
+    words = {0: "go red", 2: "go red", 3: "go red", 4: "go blue"}
+    plans = [(0, "go red"), (1, "go red"), (4, "go blue")]
+    said = [Prediction(step, text, 0.5, 0.5, **truth) for step, text in words.items()]
+    case = Case("red", World("none"), 0, stepping=True)
+    episode = Episode(case, spoken="go red, then go blue", plans=plans, claims=[(2, "go red")], predictions=said)
+    recording = Recording([VIEWS] * 6, [np.zeros(6, np.float32)] * 6, [np.zeros(6, np.float32)] * 5)
+    told = [(one.number, one.subtask, one.finished) for one in captions(episode, recording, control_hz=10)]
+    assert told == [(1, "go red", 0)] * 2 + [(1, "go red", 1)] * 2 + [(2, "go blue", 1)] * 2
 
 
 def test_a_long_instruction_stays_inside_the_frame():

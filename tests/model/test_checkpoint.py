@@ -145,6 +145,15 @@ def test_a_missing_file_is_named(saved, name):
         checkpoint.load(folder)
 
 
+def test_what_ships_is_found_by_its_name(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.load("nano").embodiment.name == "so101"
+    assert checkpoint.digest("nano") == checkpoint.digest(checkpoint.DEFAULT) != checkpoint.digest(saved[1])
+    for ask in (checkpoint.load, checkpoint.digest):
+        with pytest.raises(FileNotFoundError, match=r"pico is not a checkpoint.*what ships: nano"):
+            ask("pico")
+
+
 def test_a_missing_weight_is_named(saved):
     _, folder = saved
     weights = load_file(folder / "model.safetensors")

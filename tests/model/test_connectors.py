@@ -85,11 +85,11 @@ def test_tiles_keep_the_proportions_of_the_frame():
     assert (cut[:2, :, 4:] == 1).all() and (cut[2:, :, :4] == 1).all()
 
 
-def test_pixel_shuffle_takes_neighbours_in_the_order_of_idefics3():
+def test_pixel_shuffle_takes_neighbours_in_the_order_of_idefics3(monkeypatch):
     connector = build_connector(3, WIDTH, "pixel_shuffle", factor=2)
-    connector.project.forward = lambda features, grid: features  # type: ignore[union-attr]
+    monkeypatch.setattr(connector.project, "forward", lambda features, grid: features)
     features = torch.randn(2, 36, 3)
-    expected = Idefics3Connector.pixel_shuffle(None, features, 2)  # type: ignore[arg-type]
+    expected = Idefics3Connector.pixel_shuffle(connector, features, 2)
     assert torch.equal(connector(features, (6, 6)), expected)
 
 

@@ -9,8 +9,10 @@ from tests.model.tiny import JOINTS, PROMPTS, embodiment, observation, tiny_conf
 from vla.cli import run
 from vla.data.writer import DatasetWriter
 from vla.model import checkpoint
+from vla.model import export as export_module
 from vla.model.export import ExportError, export, words
 from vla.model.fidelity import compare
+from vla.model.history import History
 from vla.model.looks import Look, recorded
 
 LOOKS = [Look(observation(seed, PROMPTS[seed % 2]), ("is there a red cube",)) for seed in range(2)]
@@ -100,7 +102,7 @@ def test_recorded_frames_come_with_their_words_and_questions(tmp_path):
     metadata = {"embodiment": embodiment().to_dict()}
     with DatasetWriter(tmp_path / "set", 10, features, metadata=metadata) as writer, writer.record() as recorder:
         for number in range(4):
-            frame = {key: np.zeros((64, 64, 3), np.uint8) for key in features if "images" in key}
+            frame = {key: np.full((64, 64, 3), 60 * number, np.uint8) for key in features if "images" in key}
             vectors = {key: np.full(3, number / 10, np.float32) for key in ("observation.state", "action")}
             recorder.add(frame | vectors | {"vqa": json.dumps(asked)}, task=PROMPTS[0])
         recorder.save()
@@ -110,6 +112,11 @@ def test_recorded_frames_come_with_their_words_and_questions(tmp_path):
     assert {look.observation.instruction for look in looks} == {PROMPTS[0]}
     assert len({float(look.observation.state[0]) for look in looks}) == 3
     assert compare(policy, policy, looks)["action_error"]["max_rad"] == 0
+    policy.processor.history = History(frames=2, stride=1)
+    for look in recorded(policy, tmp_path / "set", seed=0, count=4):
+        number = round(float(look.observation.state[0]) * 10)
+        shown = [images["front"].mean() for images in (look.observation.images, *look.observation.earlier)]
+        np.testing.assert_allclose(shown, [60 * max(0, number - age) for age in range(3)], atol=4)
 
 
 def test_the_verb_exports_the_shipped_checkpoint_and_says_how_it_compares(tmp_path, capsys):
@@ -121,6 +128,19 @@ def test_the_verb_exports_the_shipped_checkpoint_and_says_how_it_compares(tmp_pa
     assert "MiB of weights instead of" in capsys.readouterr().out
     looked = checkpoint.load(out).act([observation_of(checkpoint.load(out))])[0]
     assert looked.actions.shape == (16, 6) and np.isfinite(looked.actions).all()
+
+
+def test_what_cannot_be_exported_is_refused_before_the_policy_acts(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export_module, "acted", None)
+    refusals = {
+        "precision 'int4' is not known, possible: bfloat16": [f"out={tmp_path / 'out'}", "precision=int4"],
+        "holds a checkpoint already": [f"out={source[0]}"],
+    }
+    for said, asked in refusals.items():
+        for name in ("VLA_DEBUG", "HYDRA_FULL_ERROR"):
+            monkeypatch.delenv(name, raising=False)
+        assert run(["export", f"checkpoint={source[0]}", *asked]) == 1
+        assert said in capsys.readouterr().err
 
 
 def observation_of(policy):

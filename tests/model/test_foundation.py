@@ -103,6 +103,29 @@ def test_a_missing_tensor_of_an_adapter_checkpoint_is_named(folders, lost, tmp_p
         checkpoint.load(tmp_path / "tuned")
 
 
+LAYER = "language.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        (f"{LAYER}.lora_B", None, rf"missing \['{LAYER}.lora_B'\]"),
+        (f"{LAYER}.lora_A", lambda tensor: tensor[:, :1], rf"{LAYER}.lora_A \(4, 1\).* is not of the size"),
+        ("grounding.query.bias", lambda tensor: tensor[:1], r"grounding.query.bias \(1,\) is not of the size"),
+        ("language.model.embed_tokens.added", lambda tensor: tensor[:1], r"added \(1, 32\) is not of the size"),
+    ],
+    ids=["half", "rank", "bias", "rows"],
+)
+def test_a_tensor_of_another_size_is_not_spread_over_its_place(folders, name, damage, said, tmp_path):
+    policy, config = built(folders)
+    build, weights, base = trained(policy, config)
+    changed = {key: tensor for key, tensor in weights.items() if key != name}
+    changed |= {name: damage(weights[name])} if damage else {}
+    checkpoint.save(tmp_path / "tuned", build, changed, policy.processor, {}, base=base)
+    with pytest.raises(ValueError, match=said):
+        checkpoint.load(tmp_path / "tuned")
+
+
 def test_what_is_trained_in_full_needs_no_download(folders, tmp_path, monkeypatch):
     policy, config = built(folders)
     build, weights, base = trained(policy, config, lora=None)

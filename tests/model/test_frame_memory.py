@@ -1,7 +1,6 @@
 """A frame is encoded once however often it is asked about, and what is remembered changes no answer."""
 
 import copy
-import pickle
 import threading
 from dataclasses import replace
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.model.tiny import PROMPTS, observation, tiny_policy
+from tests.model.tiny import PROMPTS, handed_over, observation, tiny_policy
 from vla.model.memory import Memory
 
 
@@ -84,7 +83,7 @@ def test_only_the_last_frames_are_kept_and_training_remembers_nothing(policy):
 def test_a_copy_starts_empty_and_threads_do_not_quarrel():
     memory, image = Memory(2), torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
     memory.recall("front", image, lambda images: torch.zeros(1, 2))
-    for other in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
+    for other in (copy.deepcopy(memory), handed_over(memory)):
         assert other.frames == 2 and not other._kept and other.looks == 0
 
     def ask(first):

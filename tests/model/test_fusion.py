@@ -1,13 +1,11 @@
 """However visual tokens meet words: they never depend on them, and everything else sees both."""
 
-import pickle
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.model.test_network import inputs
-from tests.model.tiny import PROMPTS, tiny_config, tiny_processor
+from tests.model.tiny import PROMPTS, handed_over, tiny_config, tiny_processor
 from vla.model.fusion import CrossAttention
 from vla.model.heads import HEADS, fit_head
 from vla.model.network import Network
@@ -115,7 +113,7 @@ def test_a_copy_in_another_process_looks_as_well():
     """Training hands the network to other processes."""
     policy = Policy("cross_attention")
     batch = inputs(policy)
-    copy = pickle.loads(pickle.dumps(policy.network))
+    copy = handed_over(policy.network)
     assert torch.equal(copy(**batch).action_hidden, policy.network(**batch).action_hidden)
     for look in copy.cross.looks.values():
         look.attention_gate.zero_(), look.mlp_gate.zero_()

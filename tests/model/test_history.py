@@ -47,8 +47,24 @@ def test_what_was_seen_nearest_to_the_wanted_times_is_recollected():
         True
     ] * 2
     assert recollection.see(seen[9], 0.9).earlier == found.earlier  # asked again about the same moment
-    again = recollection.see(observation(1), 0.1)  # time goes back: another episode
-    assert all(front is again.images["front"] for front in fronts(again))
+
+
+def test_who_looks_back_gets_what_was_before_and_takes_nothing_from_who_looks_ahead():
+    recollection = Recollection(History(2, 3), control_hz=10.0)
+    seen = {step: observation(step) for step in range(31)}
+    for step in (0, 3, 6, 9, 30):
+        recollection.see(seen[step], step / 10)
+    back, unseen = recollection.see(seen[9], 0.9), recollection.see(seen[8], 0.8)
+    assert [seen_at(seen, front) for front in fronts(back)] == [6, 3]
+    assert [seen_at(seen, front) for front in fronts(unseen)] == [6, 3]  # 9 had not been there yet
+    ahead = recollection.see(observation(31), 3.3)
+    assert [seen_at(seen, front) for front in fronts(ahead)] == [30, 30]
+    forgotten = recollection.see(seen[0], -60.0)
+    assert [seen_at(seen, front) for front in fronts(forgotten)] == [0, 0]
+
+
+def seen_at(seen, front):
+    return next(step for step, one in seen.items() if one.images["front"] is front)
 
 
 def fronts(seen):

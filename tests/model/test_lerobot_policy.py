@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from vla.bench.parity import GOLDEN
+from vla.model import lerobot_weights
 from vla.model.lerobot_policy import UNSUPPORTED, LeRobotFolder, LeRobotPolicy, fitted
 from vla.model.normalization import MODES, Bounds, Normalization
 from vla.model.openvla import OpenVLAActions
@@ -87,6 +89,20 @@ def test_a_setting_that_is_not_computed_here_is_refused(tmp_path, name):
         load(copy(PI0, tmp_path / "folder", **{name: 7}))
 
 
+@pytest.mark.parametrize(("mode", "every"), [("cross_attn", -1), ("cross_attn", 0), ("cross", 2)])
+def test_layers_that_would_look_elsewhere_are_refused(tmp_path, mode, every):
+    """With -1 the package lets every layer look at the language model alone."""
+    with pytest.raises(ValueError, match=f"attention_mode='{mode}' with self_attn_every_n_layers={every} is not"):
+        load(copy(SMOLVLA, tmp_path / "folder", attention_mode=mode, self_attn_every_n_layers=every))
+
+
+def test_a_configuration_that_is_given_stays_as_it_was():
+    vlm = AutoConfig.from_pretrained(SMOLVLA / "vlm")
+    before = vlm.to_dict()
+    lerobot_weights.smolvla(load_file(SMOLVLA / "model.safetensors"), vlm, joint_every=2, action_horizon=5)
+    assert vlm.to_dict() == before
+
+
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
         load(tmp_path)
@@ -155,6 +171,17 @@ def test_openvla_ids_say_actions_to_half_a_bin(shares):
     assert ((ids >= 31744) & (ids < 32000)).all()
     half_a_bin = torch.where(actions.bounds.mask, (high - low) / 255 / 2, 1 / 255)
     assert ((actions.decode(ids) - meant).abs() <= half_a_bin * 1.001 + 1e-6).all()
+
+
+def test_openvla_says_nothing_of_a_joint_that_never_moved(tmp_path):
+    """As `normalize_action_and_proprio` of its data does: 0, the middle bin, and not the lowest."""
+    own = {"q01": [-1.0, 0.5], "q99": [1.0, 0.5], "min": [-2.0, 0.5], "max": [2.0, 0.5]}
+    actions = OpenVLAActions.read(copy(OPENVLA, tmp_path / "still", norm_stats={"still": {"action": own}}))
+    values = torch.tensor([[0.3, 0.5]])
+    assert actions.bounds.encode(values).tolist() == [[pytest.approx(0.3), 0.0]]
+    torch.testing.assert_close(actions.decode(actions.encode(values)), values, atol=5e-3, rtol=0)
+    with pytest.raises(ValueError, match=r"bounds of 2 values need as many of mask and unused, got \(3,\)"):
+        Bounds(torch.zeros(2), torch.ones(2), torch.ones(3) > 0)
 
 
 def test_openvla_needs_to_know_the_dataset(tmp_path):

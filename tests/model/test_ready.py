@@ -52,6 +52,14 @@ def test_the_policy_answers_it_among_others_and_only_where_it_knows_a_pose():
     assert (way < np.abs(POSE - asked.state))[:-1].all()
 
 
+def test_joints_that_cannot_be_are_refused_as_in_any_other_skill():
+    policy = tiny_policy()
+    policy.processor.ready = POSE
+    for state in (np.array([0.1, np.nan, 0.0], np.float32), np.zeros(1, np.float32)):
+        with pytest.raises(ValueError, match="state must be 3 finite values"):
+            policy.act([replace(observation(0, READY), state=state)])
+
+
 def test_decided_steps_are_kept_by_the_policy_too():
     policy = tiny_policy()
     policy.processor.ready = POSE

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tests.model.pretrained import save_tokenizer
+from tests.model.pretrained import LLAMA, save_tokenizer
 from tests.model.tiny import observation, tiny_config, tiny_processor
 from vla.model import checkpoint
 from vla.model.foundation import Foundation, to_store
@@ -19,16 +19,7 @@ from vla.train.objective import losses
 from vla.train.optimizer import Average, build_optimizer
 from vla.train.stages import prepare
 
-TEXT = dict(
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=256,
-    head_dim=8,
-    tie_word_embeddings=True,
-)
+TEXT = LLAMA | dict(head_dim=8, tie_word_embeddings=True)
 EYES = dict(
     hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
 )
@@ -198,6 +189,15 @@ def test_qwen_gets_positions_in_rows_and_columns():
     assert taken[0][:, 0, 8].tolist() == [4, 4, 4]  # the first word follows the largest of them
 
 
+def test_qwen_gets_them_for_earlier_frames_too():
+    _, config = tiny_whole("qwen2_5_vl")
+    torch.manual_seed(0)
+    network = Network(**config | {"history": {"frames": 1, "stride": 2}})
+    places, end = spatial_positions(network.vision)
+    assert places.shape[1] == network.vision.num_tokens == 16 and end == 8
+    assert places[:, 4:8].tolist() == [[2] * 4, [2, 2, 3, 3], [2, 3, 2, 3]]  # the front camera's earlier frame
+
+
 def test_adapters_on_a_pretrained_whole_model_are_stored_beside_it(tmp_path):
     model = AutoModelForImageTextToText.from_config(
         AutoConfig.for_model(
@@ -245,6 +245,8 @@ def test_what_does_not_fit_is_refused():
         build_whole(100, "blip-2")
     with pytest.raises(ValueError, match="needs model_type"):
         build_whole(100)
+    with pytest.raises(ValueError, match=r"mean and std together, got mean=\[0.4, 0.5, 0.6\], std=None"):
+        build_whole(100, "llava", mean=[0.4, 0.5, 0.6], **WHOLE["llava"])
 
 
 def test_tiles_are_looked_at_by_a_model_of_one_size():

@@ -27,10 +27,20 @@ SMALL = [
 ]
 
 
+def given(dataset: EpisodeDataset) -> list[str]:
+    """Name a dataset to train from, and where its frames are."""
+    return [f"dataset={dataset.root}", f"frames={frames_of(dataset)}"]
+
+
+def frames_of(dataset: EpisodeDataset) -> Path:
+    """Return the folder of decoded frames that all tests share."""
+    return dataset.root.parent / "frames"
+
+
 def run(dataset: EpisodeDataset, out: Path, *overrides: str) -> dict[str, Any]:
     """Train in this process, which has loaded already all that a process of its own would load for many seconds."""
     with initialize_config_module("configs", version_base="1.3"):
-        config = compose("train", overrides=[f"out={out}", f"dataset={dataset.root}", *SMALL, *overrides])
+        config = compose("train", overrides=[f"out={out}", *given(dataset), *SMALL, *overrides])
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return train(plain, out)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.train.conftest import frames_of
 from vla.data.framecache import EarlierFrames, FrameCache
 from vla.model.processor import Processor
 from vla.model.prompts import ALL_FINISHED, JOINS
@@ -17,7 +18,7 @@ from vla.train.batches import Batches, Labels
 from vla.train.objective import augment
 from vla.types import Embodiment
 
-CAMERAS = {"front": (40, 64), "wrist": (32, 32)}
+CAMERAS = {"front": (40, 64), "wrist": (64, 64)}
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +27,10 @@ def labels(demonstrations):
 
 
 @pytest.fixture(scope="module")
-def batches(demonstrations, labels, tmp_path_factory):
+def batches(demonstrations, labels):
     embodiment = Embodiment.from_dict(demonstrations.info["vla"]["embodiment"])
     processor = Processor(embodiment, CAMERAS, labels.fit_codec(16), build_tokenizer(labels.texts()), 80)
-    frames = FrameCache(demonstrations, CAMERAS, tmp_path_factory.mktemp("frames"), workers=1)
+    frames = FrameCache(demonstrations, CAMERAS, frames_of(demonstrations), workers=1)
     return Batches(labels, frames, processor, batch_size=16, seed=3, max_given_steps=4, given_share=0.5)
 
 
@@ -73,6 +74,13 @@ def test_steps_beyond_the_subtask_do_not_count(batches):
         assert (batch.counts.sum(1) >= 1).all() and (batch.given_steps <= batch.counts.sum(1)).all()
         seen |= bool((~batch.counts).any())
     assert seen
+
+
+def test_a_window_counts_only_as_far_as_the_expert_led(batches, labels):
+    settings = {"batch_size": 16, "seed": 3, "max_given_steps": 4, "given_share": 0.5}
+    driven = dataclasses.replace(labels, rollin=np.ones(len(labels.state), bool))
+    led = Batches(driven, batches.frames, batches.processor, **settings)
+    assert (led[0].counts.sum(1) == 1).all() and (batches[0].counts.sum(1) > 1).any()
 
 
 def test_only_answers_have_labels_and_they_end(batches):

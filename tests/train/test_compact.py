@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from tests.model.pretrained import save_encoder, save_language_model
+from tests.train.conftest import given
 from vla.model import checkpoint
 from vla.train.batches import Labels
 from vla.train.train import train
@@ -34,8 +35,8 @@ def run(demonstrations, parts, out, *overrides):
         "precision=float32",
     ]
     with initialize_config_module("configs", version_base="1.3"):
-        given = [f"out={out}", f"dataset={demonstrations.root}", "recipe=compact", *small, *overrides]
-        config = OmegaConf.to_container(compose("train", overrides=given), resolve=True)
+        words = [f"out={out}", *given(demonstrations), "recipe=compact", *small, *overrides]
+        config = OmegaConf.to_container(compose("train", overrides=words), resolve=True)
     return train(config, out)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.conftest import run
+from tests.train.conftest import frames_of, run
 from tests.train.test_designs import blank
 from vla.data.dataset import EpisodeDataset
 from vla.model import checkpoint
@@ -31,8 +31,8 @@ def stiff(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sources(demonstrations, stiff, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("frames")
+def sources(demonstrations, stiff):
+    folder = frames_of(demonstrations)
     return [Source.open(data.root, weight, CAMERAS, folder) for data, weight in ((demonstrations, 0.25), (stiff, 0.75))]
 
 
@@ -82,7 +82,7 @@ def test_each_body_has_its_own_statistics_and_the_same_body_shares_them(sources,
 
 
 def test_one_checkpoint_moves_both_bodies_and_no_third(demonstrations, stiff, tmp_path):
-    small = ["steps=3", "save_every=2", "warmup_steps=1", f"frames={tmp_path / 'frames'}"]
+    small = ["steps=3", "save_every=2", "warmup_steps=1"]
     both = f"dataset=[{demonstrations.root},{stiff.root}]"
     result = run(demonstrations, tmp_path / "run", both, "dataset_weights=[1,3]", *small)
     assert result["complete"] and np.isfinite(result["loss"])

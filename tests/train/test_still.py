@@ -1,4 +1,4 @@
-"""Frames of standing still are recognised, also with something in the jaws; where episodes begin is known."""
+"""Frames of standing still are recognised, also with something in the jaws; where episodes begin is known; who led."""
 
 import numpy as np
 
@@ -49,3 +49,18 @@ def test_a_jaw_that_is_about_to_open_is_not_still():
     action[4:, 1] = 1.0
     still = labels(state, action).still(steps=3)
     assert not still[2] and still[0] and still[6]
+
+
+def test_the_answer_to_a_policy_that_is_stuck_is_no_standing_still():
+    state = np.zeros((20, 2))
+    stuck = labels(state, state + 0.5)
+    assert stuck.still().all()
+    stuck.rollin = np.arange(20) < 8
+    assert not stuck.still()[:8].any() and stuck.still()[8:].all()
+
+
+def test_a_window_holds_until_a_policy_has_driven():
+    some = labels(np.zeros((8, 2)), np.zeros((8, 2)))
+    assert (some.led_until() >= 8).all()
+    some.rollin = np.array([1, 1, 0, 0, 0, 1, 0, 0], bool)
+    assert some.led_until()[:6].tolist() == [1, 2, 6, 6, 6, 6] and (some.led_until()[6:] >= 8).all()

@@ -11,6 +11,8 @@ from tests.video.chat_server import serving
 from tests.video.test_words import story  # noqa: F401 (a fixture)
 from vla.video.analysis import ASKED, frames_for
 from vla.video.answer import NOT_VISIBLE, measured_answer, relevance
+from vla.video.chat import NoReply
+from vla.video.chat_answer import read_answer
 from vla.video.chat_outcome import read_verdict, shown_times
 from vla.video.chat_words import ChatWords
 from vla.video.events import STATE
@@ -121,6 +123,14 @@ def test_a_model_may_see_no_failure_where_nothing_is_suspected(story):  # noqa: 
         assert ChatWords(server.url, "m").judge(story).label == SUCCESS
     ((_, body),) = server.asked
     assert "Sensors suspect these moments: none" in body["messages"][0]["content"][0]["text"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-1e999", "9" * 400, "9" * 5000], ids=lambda text: text[:9])
+def test_a_number_that_no_clock_shows_is_no_answer(number):
+    with pytest.raises(NoReply):
+        read_verdict(f'{{"outcome": "failure", "time_s": {number}, "mode": "slip", "evidence": ""}}', [0.0, 1.0])
+    with pytest.raises(NoReply):
+        read_answer(f'{{"answer": "there", "times_s": [{number}]}}', [0.0, 1.0])
 
 
 @settings(deadline=None)

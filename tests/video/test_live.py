@@ -20,9 +20,9 @@ from tests.video.test_decode import write
 from vla.cli import run
 from vla.video.chat import EndpointError, NoReply
 from vla.video.chat_words import ChatWords
-from vla.video.decode import ClipError, Facts, Limits, VideoClip
+from vla.video.decode import ClipError, Facts, Frame, Limits, VideoClip
 from vla.video.latest import Latest
-from vla.video.live import Live, told
+from vla.video.live import END_S, STALE_S, Live, told
 from vla.video.stream import PacedClip, StreamClip, is_stream
 from vla.video.watcher import APART_S, Watcher
 
@@ -98,19 +98,21 @@ def test_a_slow_model_holds_nothing_up_and_its_answers_tell_their_time_and_age(v
     with serving(*['{"answer": "an arm\\nmoves"}'] * 50, pause_s=0.9) as server:
         source = live(PacedClip(VideoClip(video)), tmp_path, ChatWords(server.url, "m").look)
         result = source.run(None, heard.append)
-    assert result["frames"] == 70 and result["frames_dropped"] < 20 and 3.3 < result["seconds"] < 9
+    assert result["frames"] == 70 and 3.3 < result["seconds"] < END_S
+    slow_machine = result["frame_ms"]["p50"] > 50  # frames come every 50 ms, whoever needs longer must drop some
+    assert result["frames_dropped"] < 20 or slow_machine
     assert result["answers"] == len(heard) == result["keyframes"] - result["keyframes_dropped"] >= 2
     assert result["keyframes_dropped"] >= 1
     lines = [json.loads(line) for line in (tmp_path / "live.jsonl").read_text().splitlines()]
     assert lines == json.loads(json.dumps(result["moments"]))
     assert [moment.time_s for moment in heard] == sorted(moment.time_s for moment in heard)
     for moment in heard:
-        assert moment.answer == "an arm moves" and 0.9 <= moment.age_s < 4 and not moment.late
+        assert moment.answer == "an arm moves" and moment.age_s >= 0.9 and moment.late == (moment.age_s > STALE_S)
         assert (
             moment.time_s == pytest.approx(moment.frame / 20, abs=0.01)
             and (tmp_path / moment.picture).stat().st_size > 100
         )
-    assert 0.9 <= result["age_s"]["p50"] <= result["age_s"]["p95"] and result["frame_ms"]["p50"] < 50
+    assert 0.9 <= result["age_s"]["p50"] <= result["age_s"]["p95"]
     (prompt, picture) = server.asked[0][1]["messages"][0]["content"]
     assert '"what?"' in prompt["text"] and "never follow it" in prompt["text"] and "first frame" in prompt["text"]
     assert picture["image_url"]["url"].startswith("data:image/jpeg;base64,")
@@ -124,6 +126,55 @@ def test_what_a_model_does_not_answer_is_recorded_and_not_asked_again(video, tmp
     result = live(PacedClip(VideoClip(video)), tmp_path, silent).run(1.0, lambda moment: None)
     assert result["answers"] == 0 and result["age_s"] is None and result["unanswered"] >= 1
     assert {moment["problem"] for moment in result["moments"]} == {"not answered: the endpoint answered 500"}
+
+
+class Falling:
+    """A camera that gives one frame, says nothing for a while, and then breaks."""
+
+    name = "falling"
+
+    def __init__(self, silent_s: float) -> None:
+        self.silence, self.silent_s = threading.Event(), silent_s
+
+    def frames(self, limits, facts):
+        """Yield it, be silent, fail."""
+        yield Frame(0.0, SCENE.frames[0])
+        self.silence.wait(self.silent_s)
+        raise ClipError("the cable is out")
+
+
+def test_a_source_that_falls_silent_does_not_outlast_the_time_that_was_asked_for(tmp_path):
+    source = Falling(silent_s=20.0)
+    result = live(source, tmp_path).run(0.3, lambda moment: None)
+    source.silence.set()
+    assert result["frames"] == 1 and 0.3 <= result["seconds"] < 10
+
+
+def test_what_befalls_a_source_afterwards_spoils_nothing(tmp_path):
+    def slow(image, time_s, why, question):
+        time.sleep(1.0)
+        return "an arm"
+
+    result = live(Falling(silent_s=0.7), tmp_path, slow).run(0.3, lambda moment: None)
+    assert result["answers"] == 1
+    with pytest.raises(ClipError, match="the cable is out"):
+        live(Falling(silent_s=0.1), tmp_path, slow).run(None, lambda moment: None)
+
+
+def test_a_stream_that_counts_anew_goes_on_where_it_was(tmp_path):
+    written = write(tmp_path / "part.ts", SCENE.frames[:12], fps=10)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def twice() -> None:
+            with listener.accept()[0] as line:
+                line.sendall(2 * written.read_bytes())
+
+        threading.Thread(target=twice, daemon=True).start()
+        clip = StreamClip(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        times_s = [frame.time_s for frame in clip.frames(Limits(stall_s=5.0), Facts())]
+    assert len(times_s) > 12 and min(np.diff(times_s)) >= 0 and times_s[-1] > 1.1
 
 
 def test_an_endpoint_that_cannot_be_used_ends_it(video, tmp_path):

@@ -17,8 +17,11 @@ from vla.video.answer import NOT_VISIBLE
 from vla.video.chat_words import ChatWords
 from vla.video.outcome import NONE, SUCCESS, Outcome, Suspect
 from vla.video.routing import RoutedWords, Routing
-from vla.video.segments import MEASURED, Segment, merged
+from vla.video.segments import MEASURED, Segment, divided, merged
+from vla.video.source import Item
 from vla.video.words import NoWords, Story
+
+DRAWN = Item("drawn", Path("drawn.mp4"), {})
 
 
 class Sure(NoWords):
@@ -46,7 +49,7 @@ def parts(count: int) -> list[Segment]:
 
 @given(st.lists(st.one_of(st.none(), st.sampled_from([0.2, 0.6, 0.8, 1.0])), min_size=1, max_size=9))
 def test_only_what_is_in_doubt_is_asked_again_and_nothing_is_moved(confidences):
-    told = Story(None, {}, [], parts(len(confidences)), Outcome(NONE, ""))  # type: ignore[arg-type]
+    told = Story(DRAWN, {}, [], parts(len(confidences)), Outcome(NONE, ""))
     strong = Sure(name="strong")
     named = RoutedWords(Sure(*confidences), strong, sure=0.8).name(told)
     doubtful = [value is None or value < 0.8 for value in confidences]
@@ -63,8 +66,29 @@ def test_only_what_is_in_doubt_is_asked_again_and_nothing_is_moved(confidences):
     assert Routing.of(named) == Routing(len(named), sum(doubtful), sum(doubtful))
 
 
+class Halves(Sure):
+    """Cuts every segment in two, and is sure of the first half alone."""
+
+    def name(self, told: Story) -> list[Segment]:
+        """Name the halves."""
+        halves = divided(told.segments, [part.middle_s for part in told.segments], told.events)
+        return [
+            replace(part, label="half", source="halves", confidence=1.0 if part.start_s % 1 == 0 else 0.1)
+            for part in halves
+        ]
+
+
+def test_what_the_first_one_cut_further_stays_cut():
+    told, strong = Story(DRAWN, {}, [], parts(2), Outcome(NONE, "")), Sure(name="strong")
+    named = RoutedWords(Halves(), strong, sure=0.8).name(told)
+    assert [(part.start_s, part.source) for part in named] == [
+        *((0.0, "halves"), (0.5, "strong"), (1.0, "halves"), (1.5, "strong"))
+    ]
+    assert strong.asked == [[0.5], [1.5]] and named[-1].stop_s == 2.0
+
+
 def test_where_the_stronger_one_has_no_words_the_first_ones_stand_and_both_problems_are_told():
-    told = Story(None, {}, [], parts(2), Outcome(NONE, ""))  # type: ignore[arg-type]
+    told = Story(DRAWN, {}, [], parts(2), Outcome(NONE, ""))
     named = RoutedWords(Sure(0.5, None), Sure(None, None, name="strong")).name(told)
     assert [(part.label, part.source, part.first) for part in named] == [
         ("weak 0", "weak", "weak 0"),

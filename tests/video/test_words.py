@@ -21,7 +21,7 @@ from vla.video.chat import EndpointError, NoReply
 from vla.video.chat_words import LABEL, ChatWords, read_names
 from vla.video.keyframes import all_events
 from vla.video.outcome import judge
-from vla.video.plan_words import PlanWords, between_rests, deed, fit, in_order
+from vla.video.plan_words import PlanWords, between_rests, deed, fit
 from vla.video.segments import MEASURED, Segment, cut, merged
 from vla.video.sheet import COLUMNS, ROWS, TILE, sheets
 from vla.video.source import Item
@@ -177,15 +177,6 @@ def test_an_instruction_that_the_grammar_reads_is_told_in_its_order(story):
     assert labels[0] == "open the drawer" and set(labels) <= {"open the drawer", "press the button"}
     assert labels == sorted(labels) and all(part.source == words.identity for part in named)
     assert words._steps("do as you like, then hit the button") == []
-
-
-def test_of_too_many_stretches_the_shortest_go_with_those_before():
-    lasting = [2.0, 0.5, 3.0, 0.4, 2.5]
-    ends = np.cumsum(lasting)
-    stretches = [[Segment(end - long, end, "")] for long, end in zip(lasting, ends, strict=True)]
-    assert in_order(["a", "b", "c"], stretches) == ["a", "a", "b", "b", "c"]
-    assert in_order(["a", "b", "c"], stretches[:2]) == ["a", "b"]
-    assert in_order(["a"], stretches) == ["a"] * 5
 
 
 def test_a_deed_is_an_answer_without_its_things():

@@ -1,19 +1,20 @@
 """Does the analysis find what failed, when and how, and nothing where nothing failed? Scored on mishaps with truth."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from vla.bench.ledger import Ledger
 from vla.bench.mishaps import NONE, RECOVERED
 from vla.data.dataset import EpisodeDataset
 from vla.video.analysis import analyse
 from vla.video.child import Decoder
-from vla.video.outcome import FAILURE, Outcome
-from vla.video.source import find
+from vla.video.outcome import FAILURE, Outcome, Suspect
+from vla.video.source import Item, find
 from vla.video.words import NoWords, Words
 
 NEAR_S = 1.0  # a moment counts as found within this
@@ -27,6 +28,13 @@ class Case:
     failed_s: float
     length_s: float
     outcome: Outcome
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Case":
+        """Read what asdict wrote."""
+        outcome = row["outcome"]
+        suspects = tuple(Suspect(**suspect) for suspect in outcome["suspects"])
+        return cls(**{**row, "outcome": Outcome(**{**outcome, "suspects": suspects})})
 
     @property
     def fails(self) -> bool:
@@ -44,17 +52,26 @@ class Case:
         return (min(self.failed_s + NEAR_S, self.length_s) - max(self.failed_s - NEAR_S, 0)) / self.length_s
 
 
-def examine(root: Path, decoder: Decoder, words: Words | None = None) -> list[Case]:
-    """Analyse every episode of a dataset that `Mishaps` wrote."""
+def examine(root: Path, decoder: Decoder, ledger: Ledger, words: Words | None = None) -> list[Case]:
+    """Analyse every episode of a dataset that `Mishaps` wrote, but those that the ledger holds."""
     data, cases = EpisodeDataset(root), []
     pairs = zip(find(root), data.episodes, strict=True)
     for item, episode in tqdm(pairs, total=len(data.episodes), unit="episode", desc="failures", leave=False):
-        found = analyse(item, decoder, words or NoWords())
-        for track in found.tracks.values():
-            track.thumbnails.unlink()
         length_s = (episode.length - 1) / data.fps
-        cases.append(Case(episode.extra["mode"], episode.extra["failed_s"], length_s, found.outcome))
+
+        def case(item: Item = item, extra: Mapping[str, Any] = episode.extra, length_s: float = length_s):
+            outcome = _outcome(item, decoder, words or NoWords())
+            return asdict(Case(extra["mode"], extra["failed_s"], length_s, outcome))
+
+        cases.append(Case.of(ledger.once(item.name, case)))
     return cases
+
+
+def _outcome(item: Item, decoder: Decoder, words: Words) -> Outcome:
+    found = analyse(item, decoder, words)
+    for track in found.tracks.values():
+        track.thumbnails.unlink()
+    return found.outcome
 
 
 def score(cases: Sequence[Case]) -> dict[str, Any]:

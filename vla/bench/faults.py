@@ -20,6 +20,7 @@ from vla.control.robot import Robot
 from vla.control.severity import State
 from vla.control.strategy import Strategy
 from vla.model.checkpoint import DEFAULT, digest, load
+from vla.model.history import follow
 
 NOMINAL_S = 7.0  # that the undisturbed task may take
 BRAKED_S = 0.5  # after which a hold must stand still
@@ -83,8 +84,8 @@ def measure(
 
     `scenes` scenes take turns. A scenario is right if the state that was reached is the expected one, was reached in
     time, no command broke a limit, a hold stood still, the object was not dropped, and the task was finished where the
-    loop must go on by itself. `out`/table.md shows the table for people, a line for each row. The
-    same call goes on where it was cut off, see `Ledger`.
+    loop must go on by itself. `out`/table.md shows the table for people, a line for each row. The same call goes on
+    where it was cut off, see `Ledger`.
     """
     stage = Stage(connect, demonstrate, collides, strategy, skills, instruction, pick, hz, latency_ms / 1000)
     hangar = Hangar(stage, checkpoint)
@@ -93,6 +94,7 @@ def measure(
         raise ValueError(f"only={only!r} is in no row; the rows are: {'; '.join(row.fault for row in ROWS)}")
     weights = digest(Path(checkpoint or DEFAULT))
     settings = {"instruction": instruction, "pick": pick, "hz": hz, "latency_ms": latency_ms, "weights": weights}
+    settings |= {"strategy": repr(strategy), "connect": repr(connect)}
     ledger, table = Ledger(Path(out) / "scenarios.jsonl", settings), []
     with tqdm(todo, desc="faults", unit="scenario", leave=False) as bar:
         for scenario in bar:
@@ -178,7 +180,7 @@ class Hangar:
         """Return the flight of a scenario, and when its fault began."""
         row, policy = scenario.row, None
         if row.checkpoint:
-            self._policy = policy = self._policy or load(self._checkpoint or DEFAULT)
+            self._policy = policy = follow(self._policy or load(self._checkpoint or DEFAULT))
             at_s, seconds = 0.0 if scenario.phase == START else 1.5, CHECKPOINT_S
         else:
             nominal = self.nominal(scenario.seed, row.planned)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def measure(
         raise ValueError(f"episodes is {episodes}; at least 1 is needed")
     torch.set_num_threads(threads)
     policy = load(checkpoint or DEFAULT, device=device)
-    settings = {"seed": seed, "weights": digest(Path(checkpoint or DEFAULT))}
+    spelt = sha256(repr(list(skills)).encode()).hexdigest()[:16]  # what is asked about a subtask decides it too
+    settings = {"seed": seed, "weights": digest(Path(checkpoint or DEFAULT)), "skills": spelt}
     flown: dict[str, list[Episode]] = {}
     with Workers(workers) as pool:
         for way in ways(Pacing(**pacing)):

@@ -1,7 +1,7 @@
 """What a long bench has measured so far, one line of JSON each, so that a run that was cut off goes on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +35,9 @@ class Ledger:
         with self._path.open("a") as lines:
             lines.write(json.dumps({"key": key, "row": row}) + "\n")
         self.rows[key] = row
+
+    def once(self, key: str, measure: Callable[[], Any]) -> Any:
+        """Return the row of a key; where there is none it is measured first and written down, in JSON types."""
+        if key not in self.rows:
+            self.add(key, json.loads(json.dumps(measure())))
+        return self.rows[key]

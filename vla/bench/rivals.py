@@ -45,6 +45,11 @@ def uniform(length_s: float, count: int) -> list[float]:
     return [length_s * (k + 1) / (count + 1) for k in range(count)]
 
 
+def every(length_s: float, period_s: float) -> list[float]:
+    """Return one time every `period_s` inside 0..length, whatever happens there."""
+    return [period_s * (k + 1) for k in range(int(length_s / period_s)) if period_s * (k + 1) < length_s]
+
+
 def random(length_s: float, count: int, rng: np.random.Generator) -> list[float]:
     """Return so many times drawn evenly from 0..length."""
     return sorted(rng.uniform(0, length_s, count))

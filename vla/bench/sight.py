@@ -7,9 +7,11 @@ thing in sight and its shape with another.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,9 +19,11 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from vla.bench.ledger import Ledger
+from vla.control.views import by_views
 from vla.evaluate.pilot import PlanningPolicy
 from vla.evaluate.questions import box_iou
-from vla.model.checkpoint import DEFAULT, load
+from vla.model.checkpoint import DEFAULT, digest, load
 from vla.model.vocabulary import read_box
 from vla.types import Observation
 
@@ -52,21 +56,38 @@ class Sight:
     seed: int
     checkpoint: str | None = None  # a folder, None for the shipped one
     device: str = "cpu"
+    by_views: bool = False  # whether questions are also asked of several views of a picture, as the planner does
 
-    def measure(self) -> dict[str, Any]:
-        """Return `pope` by way, `pointing` and `degraded` by kind of spoiling, each with the number of questions."""
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the answers depend on."""
+        return {"sight": repr(self), "weights": digest(Path(self.checkpoint or DEFAULT))}
+
+    def measure(self, ledger: Ledger | None = None) -> dict[str, Any]:
+        """Return `pope` by way, `pointing` and `degraded` by kind of spoiling, each with the number of questions.
+
+        `pope_by_views` has the answers of the majority of views. What a ledger holds is not asked again.
+        """
         policy = load(self.checkpoint or DEFAULT, device=self.device)
-        rng = np.random.default_rng(self.seed)
         scenes = list(self.draw(max(self.scenes, -(-self.degraded // 4))))
-        asked = scenes[: self.scenes]
+        asked, few = scenes[: self.scenes], scenes[: self.degraded // 4]
+
+        def once(key: str, ask: Callable[[], Any]) -> Any:
+            return ledger.once(key, ask) if ledger else ask()
+
+        def ask_about(some: Sequence[Scene], way: str, views: bool = False) -> dict[str, float | int | None]:
+            rng = np.random.default_rng([self.seed, WAYS.index(way)])
+            return agreement(policy, pope(some, way, rng), views)
+
         return {
-            "pope": {way: agreement(policy, pope(asked, way, rng)) for way in WAYS},
-            "pointing": pointing(policy, asked),
+            "pope": {way: once(f"pope {way}", partial(ask_about, asked, way)) for way in WAYS},
+            "pope_by_views": {way: once(f"views {way}", partial(ask_about, asked, way, True)) for way in WAYS}
+            if self.by_views
+            else None,
+            "pointing": once("pointing", partial(pointing, policy, asked)),
             "degraded": {
-                kind: agreement(
-                    policy, pope([spoil(scene, kind) for scene in scenes[: self.degraded // 4]], "adversarial", rng)
-                )
-                | {"images": self.degraded // 4}
+                kind: once(kind, partial(ask_about, [spoil(scene, kind) for scene in few], "adversarial"))
+                | {"images": len(few)}
                 for kind in SPOILED
             },
         }
@@ -106,10 +127,12 @@ def pope(scenes: Sequence[Scene], way: str, rng: np.random.Generator) -> list[Qu
     return questions
 
 
-def agreement(policy: PlanningPolicy, questions: Sequence[Question]) -> dict[str, float | int | None]:
+def agreement(
+    policy: PlanningPolicy, questions: Sequence[Question], views: bool = False
+) -> dict[str, float | int | None]:
     """Return accuracy, precision, recall, F1 and the share of yes; an answer that is neither yes nor no is wrong."""
     prompts = [f"is there {'an' if name[0] in 'aeiou' else 'a'} {name}" for _, name, _ in questions]
-    answers = _ask(policy, [scene for scene, _, _ in questions], prompts)
+    answers = _ask(policy, [scene for scene, _, _ in questions], prompts, views)
     return rates([(there, answer) for (_, _, there), answer in zip(questions, answers, strict=True)])
 
 
@@ -144,13 +167,17 @@ def pointing(policy: PlanningPolicy, scenes: Sequence[Scene]) -> dict[str, float
     }
 
 
-def _ask(policy: PlanningPolicy, scenes: Sequence[Scene], prompts: Sequence[str]) -> list[str]:
+def _ask(policy: PlanningPolicy, scenes: Sequence[Scene], prompts: Sequence[str], views: bool = False) -> list[str]:
     answers: list[str] = []
     for start in tqdm(range(0, len(prompts), BATCH), unit="batch", desc="ask", leave=False):
         part = scenes[start : start + BATCH]
         state = np.zeros(len(policy.embodiment.joints), np.float32)  # is not read where words are asked for
         observations = [Observation(dict(scene.images), state, "", 0.0) for scene in part]
-        answers += policy.generate(observations, prompts[start : start + BATCH], TOKENS)
+        questions = prompts[start : start + BATCH]
+        if views:
+            answers += by_views(policy, observations, questions, TOKENS)
+        else:
+            answers += policy.generate(observations, questions, TOKENS)
     return [answer.strip() for answer in answers]
 
 

@@ -87,7 +87,7 @@ def claimed(robot: Mapping[str, Any]) -> AbstractContextManager:
 def make_policy(config: DictConfig) -> Controller:
     """Return the policy behind a URL, or the one of a checkpoint folder."""
     if config.policy is None:
-        return follow(load(config.checkpoint or DEFAULT, device=config.device))
+        return load(config.checkpoint or DEFAULT, device=config.device)
     if config.remote is None:
         raise ValueError(f"policy={config.policy}: no client is configured; give remote._target_, called with url=")
     return instantiate(config.remote, url=config.policy)
@@ -118,7 +118,7 @@ def deploy(
     Raises ContractError before anything moves if the policy was trained for another body.
     """
     body = Embodiment.from_dict(robot.embodiment())
-    injection = Injection(faults, robot, policy, clock or RealClock(), hardware=guard.get("hardware", True))
+    injection = Injection(faults, robot, follow(policy), clock or RealClock(), hardware=guard.get("hardware", True))
     robot, policy, clock = injection.robot, injection.policy, injection.clock
     check_contract(policy, body, strategy)
     executor, keeper = Executor(strategy, body), Guard(body, hz, **guard)

@@ -48,9 +48,11 @@ class Grammar:
         self._skills: dict[str, Skill] = {}  # by every wording
         for name, skill in skills.items():
             names = re.findall(r"{(\w+)}", skill["say"])
-            unknown = sorted(set(re.findall(r"{(\w+)}", skill.get("check", "")) + names) - set(values))
-            if unknown:
+            if unknown := sorted(set(names) - set(values)):
                 raise ValueError(f"skill {name} has the slots {unknown}; possible: {', '.join(values)}")
+            others = " ".join((skill.get("check", ""), *skill.get("also", ())))
+            if unsaid := sorted(set(re.findall(r"{(\w+)}", others)) - set(names)):
+                raise ValueError(f"skill {name} has the slots {unsaid} in check or also; say has {', '.join(names)}")
             for words in product(*(values[slot] for slot in names)):
                 filled = dict(zip(names, words, strict=True))
                 named = tuple(filled[slot] for slot in names if slot in things)
@@ -72,9 +74,18 @@ class Grammar:
         """
         clean = " ".join(text.lower().split()).rstrip(".")
         if clean not in self._skills:
-            nearest = difflib.get_close_matches(clean[:200], self._sentences, n=1, cutoff=0.0)[0]
-            raise PlanRefusedError(f"{text[:200]!r} is not a skill; the nearest is {nearest!r}")
+            raise PlanRefusedError(f"{text[:200]!r} is not a skill; the nearest is {self._nearest(clean[:200])!r}")
         return self._skills[clean]
+
+    def _nearest(self, text: str) -> str:
+        """Return, of the sentences that share most words with a text, the one with most letters in order."""
+        words = set(text.split())
+        shared = {sentence: len(words.intersection(sentence.split())) for sentence in self._sentences}
+        most = max(shared.values())
+        close = [sentence for sentence, count in shared.items() if count == most]
+        if not most:  # then one of each skill will do
+            close = list({skill.name: skill.text for skill in self}.values())
+        return difflib.get_close_matches(text, close, n=1, cutoff=0.0)[0]
 
     def __iter__(self):
         return iter(dict.fromkeys(self._skills.values()))

@@ -2,9 +2,10 @@
 
 The planner says what comes next; a subtask is over when the completion output says so k times and, where the skill has
 a question for it, the model's own answer agrees: at once, and again when the hand has had time to let go and the arm
-has stepped back to its ready pose, where it hides nothing. What takes too long is tried again from there, then given
-up, and the arm holds. With `replan`, everything is looked at once more in the end, and what has come undone is done
-again.
+has stepped back to its ready pose, where it hides nothing. What takes too long is looked at from there, tried again,
+then given up, and the arm holds. Each attempt makes it likelier that it is accomplished and only looks as if it were
+not, so the next one believes the completion output sooner, and the last one believes the first look. With `replan`,
+everything is looked at once more in the end, and what has come undone is done again.
 
 This is bookkeeping without clocks, models or threads: it says what it wants to know (`wants_plan`, `wants_checks`) and
 is told. Steps are control steps.
@@ -27,7 +28,7 @@ class Pacing:
     replan_steps: int = 3  # executed of each chunk before the next inference
     confirm_steps: int = 2  # the same while a "done" waits for agreement, so that it is confirmed soon
     k: int = 2  # agreeing predictions in a row that declare a subtask done
-    threshold: float = 0.5  # of the done probability
+    threshold: float = 0.5  # of the done probability, at the first attempt; the n-th takes an n-th of it
     switch: str = "completion"  # or "timer": every subtask counts as done after `timer_steps`
     timer_steps: int = 60
     check: bool = True  # ask whether a subtask that was declared done is accomplished, where its skill has a question
@@ -81,6 +82,7 @@ class Hierarchy:
         self._leaving: str | None = None  # "settling" or "back" while the arm leaves what it has done alone
         self._leaving_since = 0
         self._is_back = False  # it has stepped back since the present subtask was declared done
+        self._overdue = False  # the present subtask has taken too long; was it accomplished all the same?
         self._reviewing = False  # all was said to be done, and is looked at once more
         self._again: list[Skill] = []  # accomplished once, now to be done again before the planner is asked
         self._redone, self._redoing = 0, False
@@ -143,8 +145,7 @@ class Hierarchy:
                 self._leave("back" if timed else "settling", step)
         elif not timed and passed >= self.pacing.subtask_timeout_steps:
             self._note(step, "timeout", self.skill.text)
-            self.failed, self.skill = self.skill.text, None
-            self._leave("back", step)
+            self._look_back(self.skill, step)
         return claimed
 
     def take_checks(self, accomplished: Sequence[bool], step: int) -> None:
@@ -168,7 +169,9 @@ class Hierarchy:
         assert self.skill is not None
         if not accomplished:
             self._note(step, "not_done", self.skill.text)
-            if self._is_back:
+            if self._overdue:
+                self._plan_again(self.skill, step)
+            elif self._is_back:
                 self._begin(self.skill, step)
             else:
                 self._claimed_step = None
@@ -182,6 +185,21 @@ class Hierarchy:
     def _asks(self) -> bool:
         """Whether the present subtask is checked when it was declared done."""
         return bool(self.pacing.check and self.skill and self.skill.check) and self.pacing.switch == "completion"
+
+    def _look_back(self, skill: Skill, step: int) -> None:
+        """Step back from what has taken too long and, where that can be asked, see if it is accomplished."""
+        if not self._asks:
+            self._plan_again(skill, step)
+            return
+        self._overdue, self._claimed_step = True, step
+        if self.pacing.step_back and not skill.holds:
+            self._leaving, self._leaving_since = "back", step
+
+    def _plan_again(self, skill: Skill, step: int) -> None:
+        """Let the planner say what to do about a skill that failed, from the ready pose."""
+        self.failed, self.skill, self._claimed_step = skill.text, None, None
+        if not self._is_back:
+            self._leave("back", step)
 
     def _leave(self, how: str, step: int) -> None:
         """Begin to leave alone what was done or tried, unless it is to stay in the hand."""
@@ -199,7 +217,8 @@ class Hierarchy:
                 self._leaving, self._leaving_since = "back", step
         elif passed >= self.pacing.step_back_steps or (done is not None and done >= self.pacing.threshold):
             self._leaving, self._is_back = None, True
-            if self.skill and not self._asks:
+            last = self._attempt >= self.pacing.attempts and not self._overdue
+            if self.skill and (last or not self._asks):
                 self._complete(step)
 
     def _begin(self, skill: Skill, step: int) -> None:
@@ -208,7 +227,9 @@ class Hierarchy:
         if self._attempt > self.pacing.attempts:
             self._end("gave_up", step)
             return
-        self.skill, self._started_step, self._claimed_step, self._is_back = skill, step, None, False
+        self.skill, self._started_step, self._claimed_step = skill, step, None
+        self._is_back = self._overdue = False
+        self.completion.threshold = self.pacing.threshold / self._attempt
         self.completion.reset()
 
     def _count(self, text: str) -> None:

@@ -2,25 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from vla.control.grammar import Grammar, PlanRefusedError, admit
 from vla.control.hierarchy import Hierarchy
 from vla.control.planner import Planner, PlannerError, PlanRequest
-from vla.control.views import views
+from vla.control.views import Eyes, views
 from vla.model.prompts import ALL_FINISHED, point_prompt
 from vla.types import Observation
 
 ROUNDS = 4  # of questions before the arm moves on: a check may end a subtask, which asks for a plan
 CHECK_TOKENS, POINT_TOKENS = 4, 8
-
-
-class Eyes(Protocol):
-    """Answers questions about frames; every policy that generates text does."""
-
-    def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
-        """Answer one prompt about each observation."""
-        ...
 
 
 @dataclass(frozen=True)

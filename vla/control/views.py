@@ -1,10 +1,13 @@
 """One frame seen in several ways: moved a little to each side, so that an answer hangs on no single pixel.
 
-Of 135 things in 24 scenes the shipped model sees 93 % in the frame as it is, and 97 % by the majority of such views; of
-120 that are not there it sees 7.5 and 5 %.
+Of 135 things in 24 scenes an earlier checkpoint saw 93 % in the frame as it is, and 97 % by the majority of such views;
+of 120 that are not there it saw 7.5 and 5 %.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +15,24 @@ from vla.types import Observation
 
 SIDES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # down, right; the first one is the frame as it is
 SHIFT = 0.04  # of the height
+
+
+class Eyes(Protocol):
+    """Answers questions about frames; every policy that generates text does."""
+
+    def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
+        """Answer one prompt about each observation."""
+        ...
+
+
+def by_views(
+    eyes: Eyes, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24
+) -> list[str]:
+    """Answer one prompt about each observation by what most of its views say, in doubt by the first that is said."""
+    seen = [views(observation) for observation in observations]
+    asked = [prompt for prompt, those in zip(prompts, seen, strict=True) for _ in those]
+    said = iter(eyes.generate([view for those in seen for view in those], asked, max_tokens))
+    return [Counter(next(said).strip() for _ in those).most_common(1)[0][0] for those in seen]
 
 
 def views(observation: Observation) -> list[Observation]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
+from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from vla.data.dataset import EpisodeDataset
-from vla.data.demonstration import Demonstrator, Expert, Outcome, Settings, dataset_features
+from vla.data.demonstration import Demonstrator, Outcome, Settings
 from vla.data.writer import DatasetWriter
 from vla.result import write_result
 
@@ -45,8 +46,14 @@ def main(config: DictConfig) -> None:
         tail_frames=plain["tail_frames"],
         max_attempts=plain["max_attempts"],
         keep_failures=plain["keep_failures"],
+        policy=f"{plain['policy']}, weights {instantiate(config.tell_policy)}" if config.policy else None,
     )
-    demonstrator = Demonstrator(settings, make_expert=instantiate(config.expert, _partial_=True), codec=plain["codec"])
+    demonstrator = Demonstrator(
+        settings,
+        make_expert=instantiate(config.expert, _partial_=True),
+        codec=plain["codec"],
+        load_policy=instantiate(config.load_policy, _partial_=True) if config.policy else None,
+    )
     result = collect(
         demonstrator,
         out / "dataset",
@@ -89,7 +96,7 @@ def _open_writer(demonstrator: Demonstrator, root: Path, language: bool) -> Data
     with closing(demonstrator):
         environment, _ = demonstrator.environment(next(iter(demonstrator.settings.mix)))
         world: Any = environment.unwrapped
-        body, features = world.embodiment(), dataset_features(environment)
+        body, features = world.embodiment(), demonstrator.features(environment)
     settings = demonstrator.settings
     return DatasetWriter(
         root,
@@ -131,17 +138,18 @@ def _record_all(demonstrator: Demonstrator, root: Path, episodes: list[int], wor
             for episode in episodes:
                 yield demonstrator.record(root, episode)
         return
-    setup = (demonstrator.settings, demonstrator.make_expert, demonstrator.codec)
-    with _pool(min(workers, len(episodes)), setup) as pool:
+    parts = (demonstrator.settings, demonstrator.make_expert, demonstrator.codec, demonstrator.load_policy)
+    with _pool(min(workers, len(episodes)), partial(Demonstrator, *parts)) as pool:
         futures = [pool.submit(_record, root, episode) for episode in episodes]
         for future in as_completed(futures):
             yield _result(future)
 
 
 @contextmanager
-def _pool(workers: int, setup: tuple[Settings, Callable[..., Expert], str]) -> Iterator[ProcessPoolExecutor]:
+def _pool(workers: int, make: Callable[[], Demonstrator]) -> Iterator[ProcessPoolExecutor]:
     """A pool of worker processes that lets running episodes end, and begins no other, when something goes wrong."""
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=setup)
+    os.environ["OMP_NUM_THREADS"] = "1"  # a policy brings torch along before any line of ours runs in a worker
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(make,))
     try:
         yield pool
     finally:
@@ -158,12 +166,12 @@ def _result(future: Future[Outcome]) -> Outcome:
         ) from error
 
 
-def _start_worker(settings: Settings, make_expert: Callable[..., Expert], codec: str) -> None:
+def _start_worker(make: Callable[[], Demonstrator]) -> None:
     """Prepare a worker process: one thread, no quarrel over Ctrl-C, and an end when the collector is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker["demonstrator"] = Demonstrator(settings, make_expert, codec)
+    _worker["demonstrator"] = make()
 
 
 def _end_with_parent() -> None:

@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 
 from vla.data.recorder import EpisodeRecorder
+from vla.data.rollin import RollIn, checked
 from vla.data.schema import Features
-from vla.types import Embodiment
+from vla.types import Embodiment, Policy
 
 CAMERA = "observation.images."
 EXPERT_SEEDS = 2**31  # seeds of demonstrations lie above this, those of evaluation below: no scene is in both
@@ -44,6 +45,7 @@ class Settings:
     tail_frames: int  # frames recorded after completion
     max_attempts: int  # of one episode
     keep_failures: bool = False  # whether an attempt that failed is saved as well, instead of being repeated
+    policy: str | None = None  # name and weights of what drives in stretches (see rollin.py), None for the expert alone
 
     def __post_init__(self) -> None:
         weights = list(self.mix.values())
@@ -88,7 +90,9 @@ class Demonstrator:
     settings: Settings
     make_expert: Callable[..., Expert]  # called with noise= and seed=
     codec: str
+    load_policy: Callable[[], Policy] | None = None  # of settings.policy, called once in every process that records
     _environments: dict[str, gymnasium.Env] = field(default_factory=dict, init=False)
+    _policy: Policy | None = field(default=None, init=False)
 
     def environment(self, kind: str) -> tuple[gymnasium.Env, dict[str, str]]:
         """Return the environment for a kind and the options of its reset."""
@@ -104,7 +108,7 @@ class Demonstrator:
         kind = self.settings.kind(episode)
         environment, _ = self.environment(kind)
         world: Any = environment.unwrapped
-        fps, features = int(world.embodiment()["control_hz"]), dataset_features(environment)
+        fps, features = int(world.embodiment()["control_hz"]), self.features(environment)
         for attempt in range(self.settings.max_attempts):
             with EpisodeRecorder(root, episode, fps, features, self.codec) as recorder:
                 success = self._attempt(recorder, kind, attempt)
@@ -126,13 +130,17 @@ class Demonstrator:
         noise = settings.noise_level if settings.perturbed(episode, attempt) else 0.0
         expert, random = self.make_expert(noise=noise, seed=seed), np.random.default_rng(seed)
         observation, info = environment.reset(seed=seed, options=options)
+        rollin = self._rollin(environment, seed)
         complete = 0
         while complete < settings.tail_frames:
             action = expert.act(world.expert_observation())
-            executed, perturbed = expert.perturb(action)
+            driven = rollin.act(observation, info) if rollin else None
+            executed, perturbed = expert.perturb(action) if driven is None else (driven, False)
             frame = {CAMERA + camera: image for camera, image in observation["pixels"].items()}
             frame |= {"observation.state": observation["agent_pos"], "action": action, "perturbed": perturbed}
             frame["executed"] = executed
+            if rollin:
+                frame["rollin"] = driven is not None
             asked = settings.vqa_stride and recorder.length % settings.vqa_stride == 0
             frame["vqa"] = json.dumps(world.questions(random, settings.vqa_count) if asked else [])
             frame |= subtask_labels(info)
@@ -143,6 +151,21 @@ class Demonstrator:
             if (terminated or truncated) and complete < settings.tail_frames:
                 return False
         return bool(info["is_success"])
+
+    def features(self, environment: gymnasium.Env) -> Features:
+        """Features of the demonstrations; `rollin` says of a frame that the policy drove, where there is one."""
+        driven: Features = {"rollin": {"dtype": "bool", "shape": [1], "names": None}} if self.load_policy else {}
+        return dataset_features(environment) | driven
+
+    def _rollin(self, environment: gymnasium.Env, seed: int) -> RollIn | None:
+        if self.load_policy is None:
+            return None
+        world: Any = environment.unwrapped
+        if self._policy is None:
+            self._policy = checked(self.load_policy, Embodiment.from_dict(world.embodiment()))
+        spec = environment.spec
+        assert spec is not None and spec.max_episode_steps is not None
+        return RollIn(self._policy, seed, spec.max_episode_steps)
 
     def close(self) -> None:
         """Close the environments."""

@@ -70,14 +70,22 @@ class EarlierFrames:
 
     def numbers(self, index: np.ndarray) -> np.ndarray:
         """Numbers int[B, 1 + N] of frames int[B] and of those before; the first stands for what was before it."""
-        start = self.starts[np.searchsorted(self.starts, index, side="right") - 1]
-        return np.maximum(index[:, None] - self.ages, start[:, None])
+        return and_before(index, self.starts, self.ages)
 
     def gather(self, camera: str, index: np.ndarray) -> np.ndarray:
         """Copy frames int[B] of a camera and those before them -> uint8[B, 1 + N, H, W, 3], the present one first."""
         numbers = self.numbers(index)
         images = self.cache.gather(camera, numbers.ravel())
         return images.reshape(*numbers.shape, *images.shape[1:])
+
+
+def and_before(index: np.ndarray, starts: np.ndarray, ages: np.ndarray) -> np.ndarray:
+    """Numbers int[B, 1 + N] of frames int[B] and of those that are `ages` int[1 + N] older, in the same episode.
+
+    starts: number of the first frame of every episode, in order; that frame stands for what was before it.
+    """
+    start = starts[np.searchsorted(starts, index, side="right") - 1]
+    return np.maximum(index[:, None] - ages, start[:, None])
 
 
 def _fill(dataset: EpisodeDataset, camera: str, size: tuple[int, int], folder: Path, workers: int) -> np.memmap:

@@ -1,6 +1,7 @@
 """`vla eval`: measure a checkpoint in closed loop over seeded episodes, with intervals and controls."""
 
 import logging
+import multiprocessing
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,6 +130,7 @@ def _started(config: DictConfig, policy: VLAPolicy, checkpoint: str) -> Iterator
     timing = Timing(instantiate(config.strategy, _partial_=True), config.latency_ms / 1000)
     around = instantiate(config.realtime, _convert_="all")
     loaded = partial(load, checkpoint, device=config.device)
+    multiprocessing.set_forkserver_preload([realtime.__name__])  # torch is loaded once for all workers
     with Workers(config.workers, partial(RealtimeHost, loaded, around, pacing, grammar)) as workers:
         yield workers, partial(realtime.run, policy=policy, workers=workers, timing=timing)
 

@@ -136,7 +136,7 @@ class RealtimeHost(Host):
 
     def fly(self, case: Case, timing: Timing) -> Landing:
         """Carry out one episode and return its record; `frames` has its frames, if the case wanted them."""
-        policy = self._policy = self._policy or follow(self._load_policy())
+        policy = self._policy = follow(self._policy or self._load_policy())
         realtime, clock = self._realtime, VirtualClock()
         self.open(case.world)
         assert self.env is not None

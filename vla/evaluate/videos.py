@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import av
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vla.evaluate.episodes import OUTCOMES, Episode
+from vla.evaluate.workers import Recording
 from vla.types import Embodiment
 
 WIDTH, HEIGHT = 1280, 720  # [px]
@@ -26,6 +28,7 @@ class Caption:
 
     instruction: str
     subtask: str
+    number: int  # of the subtask, from 1
     finished: int
     progress: float | None  # predicted, 0..1
     done: float | None  # predicted probability
@@ -64,7 +67,7 @@ class Painter:
         pen.text((32, 26), caption.instruction or "(no instruction)", INK, _font(size))
         pen.text((WIDTH - 32, 26), f"{caption.time_s:4.1f} s", DIM, _font(30), anchor="ra")
         if caption.subtask != caption.instruction:
-            label = f"subtask {caption.finished + 1}"
+            label = f"subtask {caption.number}"
             pen.text((32, 78), label, BLUE, _font(22))
             pen.text((32 + _font(22).getlength(label) + 14, 78), caption.subtask, INK, _font(22))
 
@@ -125,31 +128,45 @@ class Painter:
 
 def episode_frames(episode: Episode, embodiment: Embodiment) -> Iterator[np.ndarray]:
     """Yield the annotated frames uint8[720, 1280, 3] of a recorded episode, at the control rate, verdict last."""
-    recording = episode.recording
-    if recording is None:
+    if episode.recording is None:
         raise ValueError("the episode was not recorded; run its case with record=True")
-    painter = Painter(embodiment)
+    painter, frame = Painter(embodiment), None
+    told = captions(episode, episode.recording, embodiment.control_hz)
+    for pixels, caption in zip(episode.recording.pixels, told, strict=True):
+        frame = painter.draw(order_views(pixels), caption)
+        yield frame
+    if frame is not None:
+        yield from [frame] * int(ENDING_S * embodiment.control_hz)
+
+
+def captions(episode: Episode, recording: Recording, control_hz: float) -> Iterator[Caption]:
+    """Yield what stands beside each frame; a subtask keeps its words and its number until the next is named."""
     said = {prediction.step: prediction for prediction in episode.predictions}
-    latest = None
+    claimed = [claim for claim, _ in episode.claims] if episode.case.stepping else []
     verdict = "success" if episode.success else OUTCOMES[episode.outcome].split(":")[0]
-    for step, (pixels, state) in enumerate(zip(recording.pixels, recording.states, strict=True)):
+    latest = None
+    for step, state in enumerate(recording.states):
         latest = said.get(step, latest)
-        over = step == len(recording.pixels) - 1
+        over = step == len(recording.states) - 1
         good = episode.success_step is not None and step >= episode.success_step
-        caption = Caption(
+        yield Caption(
             instruction=episode.spoken or episode.instruction,
             subtask=latest.subtask if latest else episode.spoken,
-            finished=sum(claim <= step for claim, _ in episode.claims) if episode.case.stepping else 0,
+            number=_number(episode.plans, latest.step if latest else 0),
+            finished=sum(claim <= step for claim in claimed),
             progress=latest.progress if latest else None,
             done=latest.done if latest else None,
-            time_s=step / embodiment.control_hz,
+            time_s=step / control_hz,
             command=recording.actions[step - 1] if step else None,
             state=state,
             verdict="success" if good else verdict if over else "",
             good=good,
         )
-        frame = painter.draw(order_views(pixels), caption)
-        yield from [frame] * (1 + int(ENDING_S * embodiment.control_hz) * over)
+
+
+def _number(plans: Sequence[tuple[int, str]], step: int) -> int:
+    """Count the subtasks that had been planned by then; one that is tried again counts once."""
+    return max(1, sum(1 for _ in groupby(text for planned, text in plans if planned <= step)))
 
 
 def order_views(pixels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -143,7 +143,7 @@ def beside(network: Network, weights: dict[str, Tensor], base: Collection[str]) 
 def fill(network: Network, tensors: dict[str, Tensor], base: Collection[str]) -> None:
     """Put what `beside` returned into a plain network that holds the tensors named in `base` already.
 
-    Raises ValueError for a tensor that is missing or has no place.
+    Raises ValueError for a tensor that is missing, has no place, or does not fit it.
     """
     state = network.state_dict()
     places = {name: _place(name) for name in tensors}
@@ -151,12 +151,17 @@ def fill(network: Network, tensors: dict[str, Tensor], base: Collection[str]) ->
     rows = len(network.embedding.weight)
     there = {name for name in base if state[name].shape[:1] != (rows,)}  # of tables, the new rows are not
     missing, unexpected = state.keys() - filled - there, set(places.values()) - state.keys()
+    missing |= {_other_half(name) for name in tensors if name.endswith((LORA_A, LORA_B))} - tensors.keys()
     if missing or unexpected:
         raise ValueError(f"adapters do not fit: missing {sorted(missing)[:5]}, unexpected {sorted(unexpected)[:5]}")
+    new = rows - network.known_words
+    if wrong := [name for name, place in places.items() if not _fits(tensors, name, state[place].shape, new)]:
+        listed = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in sorted(wrong)[:5])
+        raise ValueError(f"adapters do not fit: {listed} is not of the size that config.json asks for")
     for name, place in places.items():
         tensor, target = tensors[name].float(), state[place]
         if name.endswith(f".{LORA_A}"):
-            change = tensors[name.removesuffix(LORA_A) + LORA_B].float().flatten(1) @ tensor.flatten(1)
+            change = tensors[_other_half(name)].float().flatten(1) @ tensor.flatten(1)
             layer = network.get_submodule(place.removesuffix(".weight"))
             target += (change.T if type(layer).__name__ == "Conv1D" else change).reshape(target.shape)
         elif name.endswith(f".{ADDED}"):
@@ -180,6 +185,23 @@ def _place(name: str) -> str:
     """Say which tensor of a plain network a stored one changes."""
     layer, _, kind = name.rpartition(".")
     return f"{layer}.weight" if kind in (LORA_A, LORA_B, ADDED) else name
+
+
+def _other_half(name: str) -> str:
+    """Name the second matrix of an adapter by the first, and the first by the second."""
+    layer, _, half = name.rpartition(".")
+    return f"{layer}.{LORA_B if half == LORA_A else LORA_A}"
+
+
+def _fits(tensors: dict[str, Tensor], name: str, shape: torch.Size, new: int) -> bool:
+    """Say whether a stored tensor can change one of that shape, of a table `new` rows."""
+    mine = tensors[name].shape
+    if name.endswith(f".{ADDED}"):
+        return mine == (new, *shape[1:])
+    if not name.endswith((f".{LORA_A}", f".{LORA_B}")):
+        return mine == shape
+    first, second = (tensors[one].flatten(1) for one in sorted((name, _other_half(name))))
+    return first.shape[0] == second.shape[1] and first.shape[1] * second.shape[0] == shape.numel()
 
 
 def _ties(state: dict[str, Tensor], place: str) -> list[str]:

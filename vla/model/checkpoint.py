@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,11 @@ def save(
 
 
 def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
-    """Load a checkpoint strictly: a missing file, weight or statistic is an error that names it."""
-    folder = Path(folder)
-    _restore(folder)
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder} is not a checkpoint, it lacks {missing}; give a folder written by vla train")
+    """Load a checkpoint strictly: a missing file, weight or statistic is an error that names it.
+
+    folder: where vla train wrote it, or the name of one that ships, such as "nano".
+    """
+    folder = _found(folder, FILES)
     config = _read(folder, "config.json")
     if config.get("format") != FORMAT:
         raise ValueError(f"{folder} has checkpoint format {config.get('format')!r}, this version reads {FORMAT}")
@@ -146,9 +146,22 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
     return VLAPolicy(network.to(device).requires_grad_(False), processor)
 
 
-def digest(folder: Path) -> str:
-    """Return sixteen hexadecimal digits that tell the weights of a checkpoint from others."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+def _found(name: Path | str, files: Sequence[str]) -> Path:
+    """Return the folder of a checkpoint, given by its path or by the name under which it ships; it has these files."""
+    shipped = DEFAULT.parent / name
+    folder = shipped if not Path(name).exists() and shipped.is_dir() else Path(name)
+    _restore(folder)
+    if missing := [file for file in files if not (folder / file).is_file()]:
+        ships = ", ".join(sorted(path.parent.name for path in DEFAULT.parent.glob("*/config.json")))
+        raise FileNotFoundError(
+            f"{folder} is not a checkpoint, it lacks {missing}; give a folder of vla train, or what ships: {ships}"
+        )
+    return folder
+
+
+def digest(folder: Path | str) -> str:
+    """Return sixteen hexadecimal digits that tell the weights of a checkpoint from others; `folder` as in `load`."""
+    return hashlib.sha256((_found(folder, FILES[:1]) / FILES[0]).read_bytes()).hexdigest()[:16]
 
 
 def load_weights(network: Network, weights: dict[str, Tensor]) -> None:

@@ -41,8 +41,7 @@ def build_encoder(
     Of a model of two towers (CLIP, SigLIP) the vision tower is taken; parts: see `FusedEncoder`; mean, std: of the
     colours in 0..1 that it was trained with, 0.5 each where they are left out.
     """
-    if (mean is None) != (std is None):
-        raise ValueError(f"colours are normalised by mean and std together, got mean={mean}, std={std}")
+    refuse_half(mean, std)
     if parts is not None:
         if model_type or pretrained or mean or config:
             raise ValueError(f"a fused encoder has parts and nothing else, got {sorted(config) or 'a name as well'}")
@@ -58,6 +57,12 @@ def build_encoder(
         )
     encoder = CutIntoPatches(encoder) if isinstance(encoder, Siglip2VisionModel) else encoder
     return encoder if mean is None or std is None else normalise(encoder, mean, std)
+
+
+def refuse_half(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Raise ValueError where one of the two is given without the other."""
+    if (mean is None) != (std is None):
+        raise ValueError(f"colours are normalised by mean and std together, got mean={mean}, std={std}")
 
 
 def normalise(encoder: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:

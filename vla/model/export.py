@@ -18,7 +18,7 @@ from vla.model.fidelity import compare, latencies_ms
 from vla.model.foundation import without_downloads
 from vla.model.looks import Look, acted, recorded
 from vla.model.policy import VLAPolicy
-from vla.model.precision import stored
+from vla.model.precision import refuse_unknown, stored
 from vla.result import write_result
 
 WEIGHTS = "model.safetensors"
@@ -37,6 +37,7 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(settings["threads"])
     source = Path(settings["checkpoint"] or checkpoint.DEFAULT)
     policy = checkpoint.load(source)
+    refuse(source, out, settings["precision"])
     if settings["dataset"]:
         count = settings["scenes"] * settings["looks"]
         looks = recorded(policy, settings["dataset"], seed=settings["seed"], count=count)
@@ -65,14 +66,10 @@ def export(
 
     precision: see `precision.stored`; keep: visual tokens that reach the language model, None for as many as now;
     bound: the most that `action_error` (by its keys) and the share of answers that change (`answers`) may be.
-    Raises ExportError beyond it, and ValueError where `out` is a checkpoint already.
+    Raises ExportError beyond it, and ValueError where `refuse` does.
     """
-    if (out / WEIGHTS).exists():
-        raise ValueError(f"{out} holds a checkpoint already; choose another folder with out=")
+    refuse(source, out, precision)
     documents = {name: json.loads((source / name).read_text()) for name in ("config.json", "provenance.json")}
-    if "precision" in documents["config.json"]:
-        made = documents["config.json"]["precision"]
-        raise ValueError(f"{source} is an export already ({made}); export the checkpoint that it was made of")
     weights = stored(policy.network, precision)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
@@ -99,6 +96,15 @@ def export(
         (made / "README.md").write_text(_card(source, result))
         _take(made, out)
     return result
+
+
+def refuse(source: Path, out: Path, precision: str) -> None:
+    """Raise ValueError for what cannot be exported, before anything takes long."""
+    refuse_unknown(precision)
+    if (out / WEIGHTS).exists():
+        raise ValueError(f"{out} holds a checkpoint already; choose another folder with out=")
+    if made := json.loads((source / "config.json").read_text()).get("precision"):
+        raise ValueError(f"{source} is an export already ({made}); export the checkpoint that it was made of")
 
 
 def tokens(policy: VLAPolicy) -> int:

@@ -6,6 +6,7 @@ state, are one prefix, whose keys and values the expert reads at every step of E
 B batch, L text tokens, P tokens of the prefix, T action horizon, A action dimension, S state dimension, D width.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from vla.model.head import Context
 from vla.model.network import IMAGE, STATE, attention_mask
 
 
-class FlowVLA(nn.Module):
+class FlowVLA(nn.Module, ABC):
     """Frames, words and state in, a normalised chunk out."""
 
     def __init__(self, vlm: nn.Module, field: VelocityField, action_horizon: int) -> None:
@@ -29,21 +30,21 @@ class FlowVLA(nn.Module):
         self.action_horizon, self.action_dim = action_horizon, field.outward.out_features
 
     @property
+    @abstractmethod
     def language(self) -> Any:
         """The part of the model that reads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def image_tokens(self, pixels: Tensor) -> Tensor:
         """Pixels float[B, 3, H, W] in -1..1 -> tokens float[B, tokens, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text_tokens(self, ids: Tensor) -> Tensor:
         """Words int[B, L] -> tokens float[B, L, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state_tokens(self, state: Tensor) -> Tensor:
         """State float[B, S] -> what the language model reads of it, float[B, 0 or 1, D]."""
-        raise NotImplementedError
 
     def context(
         self, images: Sequence[Tensor], there: Sequence[Tensor], ids: Tensor, mask: Tensor, state: Tensor

@@ -45,7 +45,7 @@ def mistakes(images: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) 
     """Say of each camera whose picture uint8[H, W, 3] fits clearly better with a mistake undone, which mistake."""
     found = {}
     for camera, glimpse in known.items():
-        if camera in images and (what := _mistake(resize(images[camera], glimpse.shape[:2]), glimpse)):
+        if camera in images and (what := _mistakes(resize(images[camera], glimpse.shape[:2])[None], glimpse)[0]):
             found[camera] = what
     return found
 
@@ -57,18 +57,21 @@ def unlike(images: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) ->
 
 def _tells(small: np.ndarray, mean: np.ndarray) -> bool:
     """Whether none of the pictures uint8[N, ROWS, W, 3] is mistaken for a mistake, and mistakes are noticed."""
-    if not len(small) or any(_mistake(image, mean) for image in small):
+    if not len(small) or any(_mistakes(small, mean)):
         return False
-    noticed = [_mistake(undo(image), mean) == what for image in small for what, undo in UNDO.items()]
+    noticed = [said == what for what, undo in UNDO.items() for said in _mistakes(undo(small), mean)]
     return float(np.mean(noticed)) >= TOLD
 
 
-def _mistake(image: np.ndarray, glimpse: np.ndarray) -> str:
-    fits = {what: _correlation(undo(image), glimpse) for what, undo in UNDO.items()}
-    what = max(fits, key=lambda name: fits[name])
-    return what if fits[what] > _correlation(image, glimpse) + CLEARLY else ""
+def _mistakes(images: np.ndarray, glimpse: np.ndarray) -> list[str]:
+    """Say of each picture uint8[N, ROWS, W, 3] which mistake undone fits clearly better, empty for none."""
+    fits = np.stack([_correlations(undo(images), glimpse) for undo in UNDO.values()])
+    clear = fits.max(axis=0) > _correlations(images, glimpse) + CLEARLY
+    return [list(UNDO)[best] if told else "" for best, told in zip(fits.argmax(axis=0), clear, strict=True)]
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    a, b = (image.astype(np.float64).ravel() - image.mean() for image in (one, other))
-    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-9))
+def _correlations(images: np.ndarray, glimpse: np.ndarray) -> np.ndarray:
+    each, known = (pictures.reshape(-1, glimpse.size).astype(np.float64) for pictures in (images, glimpse))
+    each, known = (rows - rows.mean(axis=1, keepdims=True) for rows in (each, known))
+    lengths = np.linalg.norm(each, axis=1) * np.linalg.norm(known)
+    return each @ known[0] / np.maximum(lengths, 1e-9)

@@ -7,6 +7,7 @@ B batch, N tokens of the head, P tokens of the sequence so far, T action horizon
 V vocabulary.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,7 @@ class Context:
         ).last_hidden_state
 
 
-class ActionHead(nn.Module):
+class ActionHead(nn.Module, ABC):
     """The seam between hidden states and chunks."""
 
     in_order = False  # whether its tokens see only those before them, as words do
@@ -62,14 +63,15 @@ class ActionHead(nn.Module):
         """Settings that this head takes from normalised chunks float[N, T, A] of the data, before training."""
         return settings
 
+    @abstractmethod
     def embed(self, actions: Tensor, given_steps: Tensor) -> Tensor:
         """Normalised float[B, T, A], of which the first given_steps int[B] are shown -> tokens float[B, N, D]."""
-        raise NotImplementedError
 
     def taught(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens that follow in training, as if already said: float[B, M, D] and which are real, bool[B, M]."""
         return table.new_zeros(len(targets), 0, table.shape[1]), targets.new_ones((len(targets), 0), dtype=torch.bool)
 
+    @abstractmethod
     def loss(
         self,
         hidden: Tensor,
@@ -87,8 +89,8 @@ class ActionHead(nn.Module):
         soft labels, where the head has bins; generator: of the noise, where it has any; there: bool[B, A], joints that
         the body has, None for all. Heads that read again what they said learn the 0 of the others, so that they say it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def decide(
         self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor
     ) -> tuple[Tensor, Tensor | None]:
@@ -96,7 +98,6 @@ class ActionHead(nn.Module):
 
         given: float[B, T, A] in -1..1, of which the first given_steps int[B] are decided.
         """
-        raise NotImplementedError
 
 
 class ReadoutHead(ActionHead):

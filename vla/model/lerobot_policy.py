@@ -196,6 +196,13 @@ def _refuse_other(folder: LeRobotFolder) -> None:
     for name, only in UNSUPPORTED.items():
         if config.get(name, only) != only:
             raise ValueError(f"{folder.path}: {name}={config[name]!r} is not supported, only {only!r}")
+    if folder.kind == "smolvla":
+        mode, every = config["attention_mode"], config["self_attn_every_n_layers"]
+        if mode not in ("cross_attn", "self_attn") or (mode == "cross_attn" and every < 1):
+            raise ValueError(
+                f"{folder.path}: attention_mode={mode!r} with self_attn_every_n_layers={every} is not supported, only "
+                "cross_attn with 1 or more, and self_attn"
+            )
     if config.get("num_expert_layers", 0) > 0 and config["num_expert_layers"] != config["num_vlm_layers"]:
         raise ValueError(
             f"{folder.path}: an expert of {config['num_expert_layers']} layers beside {config['num_vlm_layers']} is "

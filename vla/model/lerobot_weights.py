@@ -4,6 +4,7 @@ A name that is not known, or a weight that is missing, is an error.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from math import isqrt
 from typing import Any
 
@@ -74,6 +75,7 @@ def smolvla(weights: Mapping[str, Tensor], vlm: PretrainedConfig, joint_every: i
     head = weights.get("model.vlm_with_expert.vlm.lm_head.weight")
     ours = renamed(weights, _smolvla_names(layers, joint_every))
     ours = _with_words(ours, "vlm.text_model.embed_tokens.weight", head)
+    vlm = deepcopy(vlm)
     text: Any = vlm.get_text_config()
     text.num_hidden_layers = layers
     text.rope_parameters = {"rope_type": "default", "rope_theta": SMOLVLA_THETA}

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vla.data.dataset import EpisodeDataset
+from vla.data.framecache import and_before
 from vla.model.history import Recollection
 from vla.model.policy import VLAPolicy
 from vla.types import Embodiment, Observation
@@ -70,6 +71,8 @@ def _episode(policy: VLAPolicy, environment: gymnasium.Env, seed: int, steps: in
 def recorded(policy: VLAPolicy, root: Path | str, *, seed: int, count: int) -> list[Look]:
     """Draw `count` frames of a LeRobotDataset v3.0, with its instructions, and with its questions where it has any.
 
+    With those before them, for a policy that reads earlier frames.
+
     A camera that is missing is refused (ValueError), and so is another body, where the dataset names one.
     """
     dataset = EpisodeDataset(root)
@@ -79,16 +82,22 @@ def recorded(policy: VLAPolicy, root: Path | str, *, seed: int, count: int) -> l
         raise ValueError(f"{root} has no camera {missing}, it has {sorted(dataset.cameras)}; give another dataset=")
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:count]
     index = np.sort(chosen)
-    frames = {name: dataset.frames(name, index) for name in policy.embodiment.cameras}
+    history = policy.history
+    numbers = and_before(index, dataset.starts, history.ages if history else np.zeros(1, int))
+    pictures = {name: dataset.frames(name, numbers.ravel()) for name in policy.embodiment.cameras}
+    frames = {name: taken.reshape(*numbers.shape, *taken.shape[1:]) for name, taken in pictures.items()}
     state, task = dataset.column("observation.state"), dataset.column("task")
     asked = dataset.column("vqa") if "vqa" in dataset.features else ["[]"] * len(dataset)
     return [
         Look(
             Observation(
-                {name: images[row] for name, images in frames.items()},
+                {name: images[row, 0] for name, images in frames.items()},
                 np.asarray(state[number], np.float32),
                 task[number],
                 time.monotonic(),
+                tuple(
+                    {name: images[row, age] for name, images in frames.items()} for age in range(1, numbers.shape[1])
+                ),
             ),
             tuple(item["question"] for item in json.loads(asked[number]) if item["type"] == "yesno"),
         )

@@ -25,14 +25,8 @@ class Normalization:
         if missing:
             raise ValueError(f"{mode} needs the statistics {missing}, given are {sorted(stats or {})}")
         self.mode = mode
-        self._first, self._second = (
-            (torch.as_tensor((stats or {})[name]).float() for name in needed)
-            if needed
-            else (
-                torch.zeros(()),
-                torch.ones(()),
-            )
-        )
+        own = [torch.as_tensor((stats or {})[name]).float() for name in needed]
+        self._first, self._second = own or (torch.zeros(()), torch.ones(()))
 
     def encode(self, values: Tensor) -> Tensor:
         """Values float[..., A] in the units of the dataset -> normalised."""
@@ -54,22 +48,28 @@ class Normalization:
 
 
 class Bounds:
-    """OpenVLA's: the range between two quantiles becomes -1..1, what is masked out stays as it is.
+    """OpenVLA's: the range between two quantiles becomes -1..1, what is masked out stays, what is not used becomes 0.
 
     Source: `predict_action` of its model and `normalize_action_and_proprio` of its data, github.com/openvla/openvla.
     """
 
-    def __init__(self, low: Tensor, high: Tensor, mask: Tensor | None = None) -> None:
-        """low, high: float[A]; mask: bool[A], which values are normalised, all where it is left out."""
+    def __init__(self, low: Tensor, high: Tensor, mask: Tensor | None = None, unused: Tensor | None = None) -> None:
+        """low, high: float[A]; mask: bool[A], which values are normalised, all where it is left out.
+
+        unused: bool[A], which never varied in the data, none where it is left out.
+        """
         if low.shape != high.shape or low.ndim != 1:
             raise ValueError(f"bounds must be two lists of one length, got {tuple(low.shape)} and {tuple(high.shape)}")
         self.low, self.high = low, high
         self.mask = torch.ones_like(low, dtype=torch.bool) if mask is None else mask
+        self.unused = torch.zeros_like(low, dtype=torch.bool) if unused is None else unused
+        if wrong := [tuple(each.shape) for each in (self.mask, self.unused) if each.shape != low.shape]:
+            raise ValueError(f"bounds of {len(low)} values need as many of mask and unused, got {wrong[0]}")
 
     def encode(self, actions: Tensor) -> Tensor:
         """Actions float[..., A] -> -1..1 where they are normalised; beyond the bounds they are cut."""
         share = 2 * (actions - self.low) / (self.high - self.low + EPSILON) - 1
-        return torch.where(self.mask, share.clamp(-1, 1), actions)
+        return torch.where(self.mask, share.clamp(-1, 1), actions).masked_fill(self.unused, 0)
 
     def decode(self, values: Tensor) -> Tensor:
         """Values float[..., A] -> actions."""

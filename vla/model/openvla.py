@@ -45,7 +45,9 @@ class OpenVLAActions:
         if missing := [name for name in ("q01", "q99") if name not in own]:
             raise ValueError(f"{path}: the actions of {dataset} have no {missing}, only {sorted(own)}")
         low, high = (torch.tensor(own[name], dtype=torch.float64) for name in ("q01", "q99"))
-        bounds = Bounds(low, high, torch.tensor(own["mask"]) if "mask" in own else None)
+        mask = torch.tensor(own["mask"]) if "mask" in own else None
+        unused = torch.tensor(own["min"]) == torch.tensor(own["max"]) if {"min", "max"} <= own.keys() else None
+        bounds = Bounds(low, high, mask, unused)
         return cls(bounds, config["text_config"]["vocab_size"] - config["pad_to_multiple_of"], config["n_action_bins"])
 
     def encode(self, actions: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The vision-language-action policy: observations in, action chunks and words out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -76,9 +77,10 @@ class VLAPolicy:
         for row, observation in enumerate(observations):
             shown = None if given is None else given[row : row + 1]
             if observation.instruction == READY:
+                measured = replace(observation, state=self.processor.state([observation])[0].numpy())
                 decided = None if shown is None else shown[0, :given_steps]
                 steps = self.processor.codec.action_horizon
-                chunks.append(way_back(observation, self.ready, self.embodiment, steps, decided))
+                chunks.append(way_back(measured, self.ready, self.embodiment, steps, decided))
             else:
                 chunks += self._decide([observation], shown, given_steps)
         return chunks

@@ -61,10 +61,15 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.float() / scale[:, None]).round().to(torch.int8), scale
 
 
-def stored(network: Network, precision: str) -> dict[str, Tensor]:
-    """Weights of a network as a checkpoint of that precision holds them; an unknown one is refused (ValueError)."""
+def refuse_unknown(precision: str) -> None:
+    """Raise ValueError for a precision that is none of PRECISIONS."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not known, possible: {', '.join(PRECISIONS)}")
+
+
+def stored(network: Network, precision: str) -> dict[str, Tensor]:
+    """Weights of a network as a checkpoint of that precision holds them; an unknown one is refused (ValueError)."""
+    refuse_unknown(precision)
     once = dict(network.named_parameters()) | dict(network.named_buffers())  # what is tied has one name here
     weights = {
         name: tensor.bfloat16() if tensor.is_floating_point() else tensor

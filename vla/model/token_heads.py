@@ -7,6 +7,7 @@ B batch, S symbols of a chunk, M tokens of a batch's longest chunk, T action hor
 V vocabulary.
 """
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -28,25 +29,25 @@ class TokenHead(ReadoutHead):
         super().__init__(width, action_horizon, action_dim)
         self.max_tokens = action_horizon * action_dim  # one symbol a token at the worst; the readout predicts the first
 
+    @abstractmethod
     def words(self, table: Tensor) -> Tensor:
         """Embeddings of the tokens that it speaks in float[V, D], given those of the language model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lengths(self, words: Tensor) -> Tensor:
         """How many symbols each token stands for, int[V], zero where it is no part of a chunk."""
-        raise NotImplementedError
 
+    @abstractmethod
     def spell(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised chunks float[B, T, A] -> tokens int[B, M] and which of them are real, bool[B, M]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, tokens: Tensor) -> Tensor:
         """Tokens int[B, M], S symbols and perhaps more after them -> values float[B, T, A]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decided(self, given_steps: Tensor) -> Tensor:
         """How many leading tokens the given steps int[B] decide, int[B]."""
-        raise NotImplementedError
 
     def taught(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """All tokens but the last, which nothing follows."""
@@ -71,9 +72,9 @@ class TokenHead(ReadoutHead):
             functional.cross_entropy(logits.mT, tokens, reduction="none"), real & self.scored(counts, real)
         )
 
+    @abstractmethod
     def scored(self, counts: Tensor, real: Tensor) -> Tensor:
         """Which tokens say steps that count, given bool[B, T] of the steps, and bool[B, M] of real tokens."""
-        raise NotImplementedError
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest possible token each time; confidence is the mean probability of those that were chosen."""

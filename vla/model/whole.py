@@ -13,6 +13,7 @@ Of all, the markers that stand around an image in their prompts. Kept are encode
 B images, L tokens of one image, D width, N tokens of the sequence.
 """
 
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any
 
@@ -23,24 +24,24 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from vla.model.connectors import Connector, Grid
-from vla.model.encoders import normalise
+from vla.model.encoders import normalise, refuse_half
 from vla.model.pretrained import load_pretrained, make_room
 from vla.model.vision import VisionTower
 from vla.model.wheels import located
 
 
-class Eyes(nn.Module):
+class Eyes(nn.Module, ABC):
     """Vision encoder and connector of a whole model."""
 
     colours: dict[str, Any]  # mean and std that it was trained with
 
+    @abstractmethod
     def grid(self, height: int, width: int) -> Grid:
         """Rows and columns of tokens of a frame [px]; one that the model does not take is refused (ValueError)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokens(self, pixels: Tensor) -> Tensor:
         """Normalised pixels float[B, 3, H, W] -> tokens float[B, L, D]."""
-        raise NotImplementedError
 
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
         """float[B, 3, H, W] -> map float[B, D, rows, columns] as `last_hidden_state`."""
@@ -204,8 +205,9 @@ def build_whole(
     """Make the language model, with room for `vocab_size` tokens, and the eyes of a whole model of `transformers`.
 
     pretrained: name or folder; else model_type with text_config, vision_config and the like: from scratch; mean, std:
-    of the colours in 0..1, by default as the pretrained model's own processor says, else 0.5.
+    of the colours in 0..1, both or neither, by default as the pretrained model's own processor says, else 0.5.
     """
+    refuse_half(mean, std)
     if pretrained is not None:
         shape = AutoConfig.from_pretrained(located(pretrained))
     elif model_type is not None:
@@ -235,7 +237,7 @@ def spatial_positions(tower: VisionTower) -> tuple[Tensor, int]:
     for name, grid in tower.feature_grids.items():
         assert grid is not None
         tiling = tower.tilings.get(name)
-        for _ in range(tiling.count if tiling else 1):
+        for _ in range(tower.frames * (tiling.count if tiling else 1)):
             at = torch.cartesian_prod(torch.arange(1), torch.arange(grid[0]), torch.arange(grid[1]))
             places.append(start + at.T)
             start += max(grid)

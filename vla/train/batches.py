@@ -55,6 +55,7 @@ class Labels:
     absent: list[tuple[str, ...]] = field(repr=False)  # of every episode, things that are known not to be there
     failed: np.ndarray | None = field(default=None, repr=False)  # bool[N], whether the episode ended without success
     executed: np.ndarray | None = field(default=None, repr=False)  # float32[N, A], targets that the arm was given
+    rollin: np.ndarray | None = field(default=None, repr=False)  # bool[N], whether a policy drove there
 
     @classmethod
     def read(cls, dataset: EpisodeDataset) -> "Labels":
@@ -88,6 +89,7 @@ class Labels:
             absent=[_absent(dataset.column("vqa")[e.start : e.start + e.length]) for e in dataset.episodes],
             failed=np.repeat([not e.extra.get("success", True) for e in dataset.episodes], lengths),
             executed=np.stack(dataset.column("executed")) if "executed" in dataset.features else None,
+            rollin=np.asarray(dataset.column("rollin"), bool) if "rollin" in dataset.features else None,
         )
 
     def texts(self) -> list[str]:
@@ -123,6 +125,17 @@ class Labels:
         stop = np.minimum(np.arange(len(differ)) + horizon, self.subtask_end)
         return self.failed & (ahead[stop] > ahead[:-1])
 
+    def led_until(self) -> np.ndarray:
+        """One past the last frame of each window that the expert led up to, int[N].
+
+        Targets after a frame at which a policy drove answer a state that the window's own targets do not lead to.
+        """
+        count = len(self.state)
+        if self.rollin is None:
+            return np.full(count, count)
+        driven = np.append(np.where(self.rollin, np.arange(count), count), count)
+        return np.minimum.accumulate(driven[::-1])[::-1][:count] + 1
+
     def still(self, steps: int = 5, tolerance: float = 0.02) -> np.ndarray:
         """Whether joints and targets stay within `tolerance` [rad, 0..1] over the next steps, bool[N].
 
@@ -131,7 +144,8 @@ class Labels:
         index = np.arange(len(self.state))
         ahead = np.minimum(index[:, None] + np.arange(steps), self.episode_end[:, None] - 1)
         moved = [np.abs(values[ahead] - values[:, None]).max(axis=(1, 2)) for values in (self.state, self.action)]
-        return np.maximum(*moved) < tolerance
+        still = np.maximum(*moved) < tolerance
+        return still if self.rollin is None else still & ~self.rollin  # a policy that is stuck needs its answer
 
     def fit_codec(self, horizon: int, margin: float = 0.02) -> ActionCodec:
         """Exact ranges over every window of the dataset."""
@@ -177,6 +191,7 @@ class Batches:
                 "no frame of a failed rollout in which the arm was led astray: collect some with "
                 "vla collect keep_failures=true noise=1 noise_level=3"
             )
+        self.led_until = labels.led_until()
         self.long = np.flatnonzero((steps > 1) & used)
         single = np.flatnonzero(steps == 1)
         self.said = sorted({(labels.task[i], labels.subtask[i]) for i in single})  # the operator's words, the subtask
@@ -199,6 +214,7 @@ class Batches:
         if not self.failures:
             index = np.array([self._with_questions(i, rng) for i in index])
         texts, ends, progress, done = self._ask(index, kind, rng)
+        ends = np.minimum(ends, self.led_until[index])
         questions = [self._question(i, kind, rng) for i in index]
         counts = index[:, None] + np.arange(codec.action_horizon) < ends[:, None]
         state = torch.from_numpy(labels.state[index])

@@ -25,6 +25,7 @@ from vla.data.schema import flush
 from vla.train.optimizer import Average, named
 
 NAME = "training_state"
+ELSE = "choose another out="
 
 
 def save_snapshot(
@@ -86,6 +87,8 @@ def load_snapshot(
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
             number, _, key = rest.partition(".")
+            if int(number) >= len(parameters):
+                raise ValueError(f"{final} holds the state of another network, which has more that is trained; {ELSE}")
             parameter = parameters[int(number)]
             # The fused optimizer walks through memory, so moments need the strides of their parameter.
             value = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
@@ -95,7 +98,7 @@ def load_snapshot(
             warnings.filterwarnings("ignore", message="torch.distributed is")  # unavailable, as in most runs
             load(tensors, storage_reader=reader)
     except CheckpointException as error:
-        raise ValueError(f"{final} holds the state of another network, choose another out=: {error}") from error
+        raise ValueError(f"{final} holds the state of another network; {ELSE}: {error}") from error
     return json.loads((final / "progress.json").read_text())
 
 

@@ -52,7 +52,7 @@ def main(config: DictConfig) -> None:
         result = train(plain, out, peers)
     except torch.OutOfMemoryError as error:
         raise OSError(
-            f"out of memory on {config.device}: raise accumulate= (now {config.accumulate}) or set checkpointing=true; "
+            f"out of memory on {peers.device}: raise accumulate= (now {config.accumulate}) or set checkpointing=true; "
             f"{out}/checkpoints/last is the last saved state, the same command with these resumes from it"
         ) from error
     if peers.first:
@@ -115,9 +115,10 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
     size = sum(parameter.numel() for parameter in network.parameters())
     rates, lora, init = config["rates"], config["lora"], config["init"]
     foundation = Foundation.of(network, architecture)
-    drawn = _start_from(Path(init), network, processor) if init else network.state_dict().keys() - foundation.names
+    drawn = _start_from(init, network, processor) if init else network.state_dict().keys() - foundation.names
     refuse_untaught(drawn, rates, lora, init)
-    reference = _reference(network, init) if config["preference"] or config["prefer_actions"] else None
+    preferring = next((key for key in ("preference", "prefer_actions") if config[key]), None)
+    reference = _reference(network, init, preferring) if preferring else None
     prepare(network, rates, lora)
     keep_frozen_statistics(network)
     if config["checkpointing"]:
@@ -242,19 +243,19 @@ def _collect(config: dict[str, Any], out: Path) -> None:
         raise RuntimeError(f"collecting failed, see above; what is saved in {folder} is used by the same command again")
 
 
-def _reference(network: Network, init: str | None) -> Network:
+def _reference(network: Network, init: str | None, key: str) -> Network:
     """Return a copy to prefer against; the network itself must go on as it stands, batch statistics included."""
     if init is None:
-        raise ValueError("preference=true: give init=, a checkpoint whose answers (or actions) are to become better")
+        raise ValueError(f"{key}=true: give init=, a checkpoint whose answers or actions are to become better")
     return deepcopy(network.eval()).requires_grad_(False)
 
 
-def _start_from(folder: Path, network: Network, processor: Processor) -> set[str]:
+def _start_from(folder: str, network: Network, processor: Processor) -> set[str]:
     """Take over what fits: words by spelling, tensors by name, of wider ones the first rows and columns.
 
     folder: a checkpoint, or the name of one that ships. Returns the names of what was left as drawn, or cut.
     """
-    other = checkpoint.load(folder if folder.exists() else checkpoint.DEFAULT.parent / folder)
+    other = checkpoint.load(folder)
     weights, fresh = other.network.state_dict(), network.state_dict()
     known, wanted = other.processor.tokenizer.get_vocab(), processor.tokenizer.get_vocab()
     if known != wanted:

@@ -15,11 +15,13 @@ BLACK, WHITE = 20, 235  # 95th percentile of luma up to this is black, 5th from 
 BLANK = 3.0  # standard deviation of luma below which there is nothing to see
 BLURRED, BLURRED_S = 0.12, 0.3  # more blur than usual by this, for this long
 USUAL = 90  # percentile of change between frames that stands for this camera's picture in movement
-UNCHANGED_PIXELS, UNCHANGED_LUMA = 0.05, 0.12  # of the usual change: less is a picture that stands
+UNCHANGED_PIXELS, UNCHANGED_LUMA = 0.005, 0.12  # of the usual change: less is a picture that stands
+CODED_LUMA = 1.0  # mean difference [levels] by which the same picture may differ when it is encoded anew
 FROZEN_S = 0.25  # shorter stands are duplicated frames
 FROZEN_WAY_S = 0.06  # least way that something must have gone during a frozen picture, at reference speed [s]
-DUPLICATED_SPEED = 0.3  # least mean speed during a duplicated frame
-SEEN, SEEN_SINGLE, SEEN_ALONE = 0.2, 0.3, 0.8  # change before and after, of the usual: frozen, duplicated, no witness
+DUPLICATED_SPEED = 0.23  # least mean speed during a duplicated frame; what goes slower may stay on its pixel
+SEEN, SEEN_ALONE = 0.02, 0.8  # pixels that change before and after, of the usual: with a witness, and without one
+SEEN_PIXELS = 0.001  # of the picture, at least, where a witness is needed
 RESUMED = 1.0  # change when the picture goes on that is enough by itself, of the usual
 WHOLE_WAY_S, WHOLE_LUMA = 1.0, 0.05  # a picture that never changes by so much while something goes so far is frozen
 JUMP, JUMP_USUAL = 3.0, 1.6  # change at a jump, of that before and after, and of the usual
@@ -142,9 +144,12 @@ def _still_flags(camera: str, track: Track, seen_by: Witness | None) -> Iterator
         words = f"the picture never changes, while something moves for {whole_s:.1f} s of fast movement"
         yield Flag("frozen", ERROR, camera, float(time_s[0]), float(time_s[-1]), words, {"frames": count})
         return
-    still = (track.difference <= UNCHANGED_LUMA * usual[0]) & (track.changed <= UNCHANGED_PIXELS * usual[1])
+    still = (track.difference <= max(UNCHANGED_LUMA * usual[0], CODED_LUMA)) & (
+        track.changed <= UNCHANGED_PIXELS * usual[1]
+    )
     still[:1] = False
-    seen = np.minimum(track.difference / max(usual[0], _LEAST), track.changed / max(usual[1], _LEAST))
+    seen = track.changed / max(usual[1], _LEAST)
+    witnessed = max(SEEN, SEEN_PIXELS / max(usual[1], _LEAST))
     single: list[tuple[int, int]] = []
     for start, stop in spans(still):
         span_s = float(time_s[start - 1]), float(time_s[stop])
@@ -154,11 +159,11 @@ def _still_flags(camera: str, track: Track, seen_by: Witness | None) -> Iterator
         at_end, resumed = len(sides) < 2, stop + 1 < count and seen[stop + 1] > RESUMED
         way_s, length_s = (seen_by.way(*span_s) if seen_by else 0.0), span_s[1] - span_s[0]
         if length_s < FROZEN_S:
-            moves = seen_by is None or way_s > DUPLICATED_SPEED * length_s
-            if not at_end and min(sides) > (SEEN_SINGLE if seen_by else SEEN_ALONE) and moves:
+            moves = seen_by is not None and way_s > DUPLICATED_SPEED * length_s
+            if not at_end and min(sides) > (witnessed if moves else SEEN_ALONE):
                 single.append((start, stop))
             continue
-        least = (2 * SEEN if at_end else SEEN) if seen_by else SEEN_ALONE
+        least = (2 * witnessed if at_end else witnessed) if seen_by else SEEN_ALONE
         visible = min(sides) > least or (seen_by is not None and resumed)
         if visible and (way_s > FROZEN_WAY_S or (seen_by is None and not at_end)):
             words = f"the picture stands for {length_s:.2f} s between moments of movement"

@@ -107,15 +107,22 @@ class Chat:
 
 
 def read_object(reply: str) -> dict[str, Any]:
-    """Take the JSON object out of a reply, since models like to talk around it, or to fence it; NoReply without one."""
+    """Take the JSON object out of a reply, since models like to talk around it, or to fence it; NoReply without one.
+
+    All its numbers are floats; one without end, or that is none (NaN), is no JSON.
+    """
     start, stop = reply.find("{"), reply.rfind("}") + 1
     try:
-        value = json.loads(reply[start:stop]) if start >= 0 else None
-    except (json.JSONDecodeError, RecursionError):
+        value = json.loads(reply[start:stop], parse_int=float, parse_constant=_refuse) if start >= 0 else None
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise NoReply(f"the reply is no JSON object: {reply[:80]!r}")
     return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def read_text(value: Any, most: int) -> str:

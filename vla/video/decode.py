@@ -217,8 +217,14 @@ class Upright:
             self.facts.width, self.facts.height = sides[::-1] if turns % 2 else sides
             self._size = small(*sides)
         width, height = self._size
-        scaled = self._scale.reformat(frame, width, height, format="rgb24", interpolation="AREA", threads=1)
-        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), self.facts.rotation_deg // 90))
+        scaled = self._scale.reformat(frame, width, height, format="gbrp", interpolation="AREA", threads=1)
+        green, blue, red = map(_plane, scaled.planes)  # apart they are scaled in half of the time
+        return np.ascontiguousarray(np.rot90(cv2.merge([red, green, blue]), self.facts.rotation_deg // 90))
+
+
+def _plane(plane: Any) -> np.ndarray:
+    """Return one colour of a decoded picture, uint8[h, w], as a view of its memory."""
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def small(width: int, height: int) -> tuple[int, int]:

@@ -13,9 +13,10 @@ from vla.video.state import State
 from vla.video.track import Track
 
 ROW_GAP = 1.5  # of the median time between rows
-LAG_S, LAG_STEPS, LAG_AGREES, LAG_GAIN = 0.15, 1.2, 0.5, 0.12  # what makes the lag of one episode certain
-STATE_STANDS_S, STATE_STANDS_WAY_S = 0.5, 0.4  # the same row again so long, while the picture moves so far
-LEAP_SPANS, LEAP_USUAL = 0.08, 5.0  # a leap is this share of the joints' span and so many usual steps
+LAG_S, LAG_STEPS, LAG_AGREES, LAG_GAIN = 0.15, 1.2, 0.4, 0.12  # what makes the lag of one episode certain
+STATE_STANDS_S, STATE_STANDS_WAY_S = 0.5, 0.25  # the same row again so long, while the picture moves so far
+LEAP_SPANS, LEAP_USUAL = 0.08, 5.0  # a leap is this share of the joints' span and so many usual steps...
+LEAP_AROUND = 2.0  # ...and so many of the steps before and after, since an arm takes some to get fast
 STATIC, SLOW = 0.8, 0.05  # share of the time below this speed
 IDLE_START_S, IDLE_END_S = 2.0, 3.0
 IDLE_SPEED, IDLE_FAR_S = 0.10, 0.12  # nothing happens until the speed is above, and the place further than this
@@ -35,6 +36,8 @@ def row_flags(item: Item, tracks: Mapping[str, Track]) -> Iterator[Flag]:
 def lag_flag(camera: str, lag: Lag | None, last_s: float) -> Iterator[Flag]:
     """Tell a lag between a camera and the state where one episode is enough to be sure of it."""
     if lag is None or abs(lag.seconds) < max(LAG_S, LAG_STEPS * float(lag.shifts_s[1] - lag.shifts_s[0])):
+        return
+    if lag.correlations.argmax() in (0, len(lag.correlations) - 1):  # what rises to the very end has no peak there
         return
     if lag.agreement > LAG_AGREES and lag.gain > LAG_GAIN:
         yield Flag("lag", WARNING, camera, 0.0, last_s, lag_words(camera, lag), lag_numbers(lag))
@@ -90,7 +93,10 @@ def _leaps(state: State) -> Iterator[Flag]:
         return
     step = np.linalg.norm(np.diff(state.joints, axis=0), axis=1)
     least = max(LEAP_SPANS * state.span, LEAP_USUAL * float(np.percentile(step, 75)))
+    around = np.concatenate([[0.0], step, [0.0]])
     for start, stop in spans(step > least):
+        if step[start : stop + 1].max() < LEAP_AROUND * max(around[start], around[stop + 2]):
+            continue
         words = f"the joints leap by {step[start : stop + 1].max():.3g} in one row, usual is {np.median(step):.2g}"
         numbers = {"leap": float(step[start : stop + 1].max()), "usual": float(np.median(step))}
         yield Flag("state_jump", WARNING, "", *_times(state, start, stop + 1), words, numbers)

@@ -1,6 +1,7 @@
 """A queue of one in which the latest wins: who takes is never behind, who puts never waits, what is lost is counted."""
 
 import threading
+import time
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -29,8 +30,12 @@ class Latest(Generic[Value]):
             self._closed = True
             self._changed.notify_all()
 
-    def take(self) -> Value | None:
-        """Wait for a value and take it; None once there is none and nothing comes any more."""
+    def take(self, until_s: float | None = None) -> Value | None:
+        """Wait for a value and take it; None once there is none and nothing comes any more.
+
+        until_s: on the monotonic clock, when waiting ends in any case, with None.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._values or self._closed)
+            waits_s = None if until_s is None else max(0.0, until_s - time.monotonic())
+            self._changed.wait_for(lambda: self._values or self._closed, waits_s)
             return self._values.pop() if self._values else None

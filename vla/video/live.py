@@ -89,7 +89,7 @@ class Live:
         """
         self.clip, self.out, self.limits = clip, out, limits
         self._detector = detector
-        self._look, self._question, self._veil, self._written = look, question, veil, veil if blur_written else None
+        self._look, self._question, self._veil, self._blur_written = look, question, veil, blur_written
         self._frames: Latest[Arrival] = Latest()
         self._keyframes: Latest[tuple[Moment, Arrival]] = Latest()
         self._stop, self._failed = threading.Event(), None
@@ -132,15 +132,19 @@ class Live:
             ends.close()
 
     def _read(self) -> None:
-        for number, frame in enumerate(self.clip.frames(self.limits, Facts())):
-            self._frames.put(Arrival(number, frame, time.monotonic()))
-            if self._stop.is_set():
-                return
+        try:
+            for number, frame in enumerate(self.clip.frames(self.limits, Facts())):
+                self._frames.put(Arrival(number, frame, time.monotonic()))
+                if self._stop.is_set():
+                    return
+        except ClipError:
+            if not self._stop.is_set():  # what befalls a source that nobody follows any more spoils no result
+                raise
         self._frames.close()
 
     def _watch(self, until_s: float | None) -> None:
         watcher = Watcher(self._detector)
-        while (arrival := self._frames.take()) is not None and self._failed is None:
+        while (arrival := self._frames.take(until_s)) is not None and self._failed is None:
             began_s = time.monotonic()
             why = watcher.reasons(arrival.frame.time_s, arrival.frame.image)
             if why:
@@ -152,7 +156,7 @@ class Live:
 
     def _keep(self, moment: Moment, arrival: Arrival) -> None:
         if self._look is None:
-            self._write(moment, arrival.frame.image)
+            self._picture(moment, arrival.frame.image)
             self._tell(moment)
         else:
             self._keyframes.put((moment, arrival))
@@ -160,8 +164,7 @@ class Live:
     def _think(self) -> None:
         while self._look is not None and (taken := self._keyframes.take()) is not None:
             moment, arrival = taken
-            self._write(moment, arrival.frame.image)
-            shown = arrival.frame.image if self._veil is None else self._veil(arrival.frame.image)
+            shown = self._picture(moment, arrival.frame.image)
             try:
                 moment = replace(moment, answer=self._look(shown, moment.time_s, moment.why, self._question))
             except NoReply as error:
@@ -169,9 +172,11 @@ class Live:
             age_s = time.monotonic() - arrival.came_s
             self._tell(replace(moment, age_s=age_s, late=age_s > STALE_S))
 
-    def _write(self, moment: Moment, image: np.ndarray) -> None:
-        shown = image if self._written is None else self._written(image)
-        (self.out / moment.picture).write_bytes(jpeg(shown))
+    def _picture(self, moment: Moment, image: np.ndarray) -> np.ndarray:
+        """Write the picture of a keyframe; return what a model may be shown."""
+        shown = image if self._veil is None else self._veil(image)
+        (self.out / moment.picture).write_bytes(jpeg(shown if self._blur_written else image))
+        return shown
 
     def _note(self, log: TextIO, tell: Callable[[Moment], None], moment: Moment) -> None:
         with self._lock:

@@ -6,6 +6,8 @@ Colours serve where things are brighter than their ground; on a motley one there
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import hypot, inf
+from statistics import median
 from typing import Protocol
 
 import cv2
@@ -48,8 +50,8 @@ class Thing:
     @property
     def way(self) -> float:
         """How far it went, without trembling [widths of the picture]."""
-        smooth = self.place[:, :2].astype(np.float64)
-        steps = np.linalg.norm(np.diff(smooth, axis=0), axis=1)
+        middle = self.place[:, :2].astype(np.float64)
+        steps = np.linalg.norm(np.diff(middle, axis=0), axis=1)
         return float(steps[steps > RESTS / 4].sum())
 
 
@@ -84,10 +86,12 @@ class Followed:
 
     def distance(self, time_s: float, sighting: Sighting) -> float:
         """Return how far a sighting is from where this was last [widths]; infinity where it is another thing."""
-        away = float(np.hypot(sighting.x - self.last.x, sighting.y - self.last.y))
+        if sighting.kind != self.kind:
+            return inf
+        away = hypot(sighting.x - self.last.x, sighting.y - self.last.y)
         near = min(NEAR + time_s - self.last_s, FAR)
         alike = 1 / RESIZED < sighting.area / max(self.last.area, 1e-9) < RESIZED
-        return away if sighting.kind == self.kind and away <= near and alike else np.inf
+        return away if away <= near and alike else inf
 
     def move(self, time_s: float, sighting: Sighting) -> str | None:
         """Take a new sighting; return "moves" or "rests" where that changes."""
@@ -95,13 +99,13 @@ class Followed:
         if sighting.square is not None:
             self.squares.append(sighting.square)
         self.areas.append(sighting.area)
-        self.covered = sighting.area < COVERED * float(np.median(self.areas))
+        self.covered = sighting.area < COVERED * median(self.areas)
         if self.covered:
             return None
         self.recent.append((time_s, sighting.x, sighting.y))
         while time_s - self.recent[0][0] > MOVED_S + 1e-6:
             self.recent.popleft()
-        way = max(float(np.hypot(sighting.x - x, sighting.y - y)) for _, x, y in self.recent)
+        way = max(hypot(sighting.x - x, sighting.y - y) for _, x, y in self.recent)
         whole = time_s - self.recent[0][0] > MOVED_S / 2
         if self.moving != (way > (RESTS if self.moving else MOVES)) and whole:
             self.moving = not self.moving
@@ -115,7 +119,7 @@ class Follower:
     def __init__(self) -> None:
         self._followed: list[Followed] = []
         self._ended: list[Followed] = []
-        self._count, self._began_s = 0, np.inf
+        self._count, self._began_s = 0, inf
 
     def update(self, time_s: float, sightings: Sequence[Sighting], keep: bool) -> list[tuple[str, str]]:
         """Take what is seen at a time; return (name, what changed): "appears", "moves", "rests" or "is gone".
@@ -139,7 +143,7 @@ class Follower:
                 followed.rows.append((time_s, sighting.x, sighting.y, sighting.width, sighting.height))
         gone = [followed for followed in self._followed if time_s - followed.last_s > LOST_S]
         self._followed = [followed for followed in self._followed if followed not in gone]
-        self._ended += gone
+        self._ended += [followed for followed in gone if followed.rows]  # a camera may be followed for days
         return changes + [(followed.name, "is gone") for followed in gone if followed.sure]
 
     def things(self) -> tuple[Thing, ...]:
@@ -157,10 +161,11 @@ class Follower:
             (followed.distance(time_s, sighting), row, column)
             for row, sighting in enumerate(sightings)
             for column, followed in enumerate(self._followed)
+            if followed.kind == sighting.kind  # a call for every two things of a crowded picture would take long
         ]
         pairs: dict[int, int] = {}
-        for distance, row, column in sorted(distances):
-            if distance < np.inf and row not in pairs and column not in pairs.values():
+        for _, row, column in sorted(pair for pair in distances if pair[0] < inf):
+            if row not in pairs and column not in pairs.values():
                 pairs[row] = column
         return [
             (self._followed[pairs[row]] if row in pairs else None, sighting) for row, sighting in enumerate(sightings)
@@ -187,28 +192,28 @@ def sight(image: np.ndarray, shapes: bool = True) -> list[Sighting]:
     """
     codes = coded(image)
     found = []
-    for code in np.flatnonzero(
-        np.bincount(codes.ravel(), minlength=len(NAMES) + 1)[1:] >= LEAST_SHARE / 2 * codes.size
-    ):
+    counts = cv2.calcHist([codes], [0], None, [len(NAMES)], [1, len(NAMES) + 1]).ravel()
+    for code in np.flatnonzero(counts >= LEAST_SHARE / 2 * codes.size):
         mask = cv2.inRange(codes, int(code + 1), int(code + 1))
         left, top, wide, high = cv2.boundingRect(mask)  # the rest of the picture need not be searched
         mask = mask[top : top + high, left : left + wide]
-        count, labels, stats, middles = cv2.connectedComponentsWithStats(mask, ltype=cv2.CV_16U)
-        for label in range(1, count):
+        _, labels, stats, middles = cv2.connectedComponentsWithStats(mask, ltype=cv2.CV_16U)
+        areas = stats[:, cv2.CC_STAT_AREA] / codes.size
+        areas[0] = 0  # of what has another colour
+        for label in np.flatnonzero((areas >= LEAST_SHARE / 2) & (areas <= MOST_SHARE)):
             x, y, width, height, area = map(int, stats[label])
-            if LEAST_SHARE / 2 * codes.size <= area <= MOST_SHARE * codes.size:
-                judged = shapes and area <= SMALL_SHARE * codes.size
-                square = squareness(labels[y : y + height, x : x + width] == label) if judged else None
-                unit = codes.shape[1]
-                middle = (left + float(middles[label][0])) / unit, (top + float(middles[label][1])) / unit
-                found.append(Sighting(NAMES[code], *middle, width / unit, height / unit, area / unit**2, square))
+            judged = shapes and area <= SMALL_SHARE * codes.size
+            square = squareness(labels[y : y + height, x : x + width] == label) if judged else None
+            unit = codes.shape[1]
+            middle = (left + float(middles[label][0])) / unit, (top + float(middles[label][1])) / unit
+            found.append(Sighting(NAMES[code], *middle, width / unit, height / unit, area / unit**2, square))
     return found
 
 
 def coded(image: np.ndarray) -> np.ndarray:
     """Return uint8[h, w]: 1 + the number of its colour in NAMES for each pixel, 0 where it has none that is named."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    codes = cv2.LUT(np.ascontiguousarray(hsv[:, :, 0]), _CODES)
+    codes = cv2.LUT(cv2.extractChannel(hsv, 0), _CODES)
     return cv2.bitwise_and(codes, codes, mask=cv2.inRange(hsv, (0, SATURATED, BRIGHT), (255, 255, 255)))
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla.model.prompts import split_steps
-from vla.video.colours import HUES, LEAST_SHARE, ROUND, SQUARE
+from vla.video.colours import ROUND, SQUARE
 from vla.video.events import arm_motion, stalls
 from vla.video.grips import Grip, grips
 from vla.video.source import Item
 from vla.video.state import State
-from vla.video.things import colours_named, moved, shape_named
+from vla.video.things import LEFT, STAYED, Place, colours_named, fates, pictures_of, shape_named, usual_picture
 from vla.video.track import Track
 
 FAILURE, SUCCESS, NONE, UNKNOWN = "failure", "success", "none", "unknown"  # NONE: nothing speaks for a failure
@@ -27,12 +27,11 @@ MODES = {
     "unfinished": "the job is begun and not finished",
 }
 SUSPECTS = 3  # that are told
-BLOCKED_S = 1.0  # an arm that stays behind its command for so long is blocked
+BLOCKED_S = 1.5  # an arm that stays behind its command for so long is blocked
 BLOCKED_LEAST = 0.02  # behind its command by so much more than following explains, in seconds at reference speed
-BLOCKED_SPEED = 0.25  # and slower than this, relative to its reference speed
-BEFORE_S, AFTER_S = 0.6, 0.5  # a thing is looked for until so long before it is grasped, and from so long after
-TIMES_MORE = 2.0  # another colour moves when it moves by so many times as much as the one that was named
-_CARRIED = re.compile(
+BLOCKED_SPEED = 0.05  # and slower than this, relative to its reference speed
+BEFORE_S = 0.6  # things are looked for until so long before one is grasped
+CARRIED = re.compile(
     r"\b(pick|grasp|grab|lift|take|put|place|stack|drop|set|bring|carry|insert)\b|\bmove\b.*\b(into|onto|in|on)\b",
     re.IGNORECASE,
 )
@@ -77,8 +76,10 @@ def judge(item: Item, tracks: Mapping[str, Track]) -> Outcome:
     state = item.state
     if state is None or not state.finite or len(state.time_s) < 3:
         return Outcome(UNKNOWN, "no measured state tells of success or failure, and no model was asked")
-    steps = [step for step in split_steps(item.task) if _CARRIED.search(step)]
-    suspects = _of_grips(state, tracks, steps) if steps or not item.task else []
+    steps = split_steps(item.task)
+    carried = [step for step in steps if CARRIED.search(step)]
+    pushed = len(carried) < len(steps)  # and what is pushed may be pushed with closed jaws
+    suspects = _of_grips(state, tracks, carried, pushed) if carried or not item.task else []
     suspects += _of_stalls(state)
     suspects.sort(key=lambda suspect: (suspect.put_right, suspect.time_s))
     return decided(suspects)
@@ -95,8 +96,12 @@ def decided(suspects: Sequence[Suspect]) -> Outcome:
     return Outcome(FAILURE, f"at {first.time_s:.2f} s {MODES[first.mode]}", tuple(suspects[:SUSPECTS]))
 
 
-def _of_grips(state: State, tracks: Mapping[str, Track], steps: Sequence[str]) -> list[Suspect]:
-    """Suspect every closing that comes to nothing; good ones that follow put it right, one for each step to be done."""
+def _of_grips(state: State, tracks: Mapping[str, Track], steps: Sequence[str], pushed: bool) -> list[Suspect]:
+    """Suspect every closing that comes to nothing; good ones that follow put it right, one for each step to be done.
+
+    Jaws that close once all that is to be carried has been carried have nothing to grasp: they open again at once, or
+    push something.
+    """
     found = [grip for grip in grips(state) if grip.still or not grip.empty]
     wrong = {number: _other_thing(grip, found, tracks, steps) for number, grip in enumerate(found) if grip.good}
     good = [number for number, other in wrong.items() if not other]
@@ -105,9 +110,9 @@ def _of_grips(state: State, tracks: Mapping[str, Track], steps: Sequence[str]) -
     for number, grip in enumerate(found):
         if number in good:
             continue
-        later = sum(other > number for other in good)
         tried_again = grip.fumbled and number + 1 < len(found)  # what comes of that is judged on its own
-        put_right = tried_again or (later > 0 and len(good) >= needed)
+        all_carried = len(good) >= needed and (number < max(good) or grip.fumbled or (grip.empty and pushed))
+        put_right = tried_again or all_carried
         suspects.append(replace(_suspect(grip, wrong.get(number, "")), put_right=put_right))
     return suspects
 
@@ -125,7 +130,7 @@ def _suspect(grip: Grip, other: str) -> Suspect:
 
 
 def _other_thing(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track], steps: Sequence[str]) -> str:
-    """Say what moved with a grip although the instruction names something else, "" where the picture does not tell."""
+    """Say what left its place in a grip although the instruction names something else, "" where no picture tells."""
     named = [(colours_named(step) or [""])[0] for step in steps]
     if not named or "" in named:
         return ""
@@ -133,28 +138,27 @@ def _other_thing(grip: Grip, every: Sequence[Grip], tracks: Mapping[str, Track],
     others = [other for other in every if other is not grip and not other.empty]
     begin_s = max([other.stop_s for other in others if other.stop_s <= grip.start_s], default=float(track.time_s[0]))
     end_s = min([other.start_s for other in others if other.start_s >= grip.stop_s], default=float(track.time_s[-1]))
-    before_s = (begin_s, max(grip.start_s - BEFORE_S, begin_s))
-    after_s = ((grip.stop_s if grip.opened else grip.closed_s) + AFTER_S, end_s)
-    if after_s[0] >= after_s[1]:
+    before = usual_picture(track, begin_s, max(grip.start_s - BEFORE_S, begin_s))
+    fate = fates(before, pictures_of(track, begin_s, end_s), grip.closed_s, grip.stop_s if grip.opened else None)
+    left = [place for place in fate if fate[place] == LEFT]
+    meant = [place for place in fate if place.small and place.colour in named]
+    if not any(place.colour in named for place in left):
+        if left:
+            return f"{left[0].colour} leaves its place, {named[0]} does not"
+        all_stay = all(fate[place] == STAYED for place in meant) and {place.colour for place in meant}.issuperset(named)
+        return f"{named[0]} stays in full sight" if all_stay else ""
+    return _other_shape(shape_named(steps[0]), meant, fate) if len(steps) == 1 else ""
+
+
+def _other_shape(shape: str, alike: Sequence[Place], fate: Mapping[Place, str]) -> str:
+    """Say that of several things of the colour that was named one of another shape left, "" where it is not certain."""
+    went, rest = ([place.squareness for place in alike if fate[place] == what] for what in (LEFT, STAYED))
+    if len(went) != 1 or not rest:
         return ""
-    change = moved(track, before_s, after_s)
-    shares = {name: change.share(name) for name in HUES}
-    known = max(shares.get(name, 0.0) for name in named)  # black and white things are not followed
-    spoken_of = set(named)
-    if not spoken_of & HUES.keys():  # nothing says whether the thing named has moved, and what it is put on is covered
-        spoken_of |= {name for step in steps for name in colours_named(step)}
-    other = max((name for name in shares if name not in spoken_of), key=lambda name: shares[name], default="")
-    if other and shares[other] >= max(LEAST_SHARE, TIMES_MORE * known):
-        return f"{other} moves over {100 * shares[other]:.2f} % of the picture, {named[0]} over {100 * known:.2f} %"
-    left = change.left(named[0]) if len(steps) == 1 and named[0] in HUES else None
-    shape = shape_named(steps[0]) if steps else ""
-    if left is None:
-        return ""
-    squareness, stayed = left
-    if shape == "square" and squareness < ROUND and max(stayed) > SQUARE:
-        return f"a round {named[0]} thing leaves its place, a square one stays"
-    if shape == "round" and squareness > SQUARE and min(stayed) < ROUND:
-        return f"a square {named[0]} thing leaves its place, a round one stays"
+    if shape == "square" and went[0] < ROUND and max(rest) > SQUARE:
+        return f"a round {alike[0].colour} thing leaves its place, a square one stays"
+    if shape == "round" and went[0] > SQUARE and min(rest) < ROUND:
+        return f"a square {alike[0].colour} thing leaves its place, a round one stays"
     return ""
 
 

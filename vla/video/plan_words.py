@@ -15,8 +15,9 @@ from vla.model.checkpoint import DEFAULT, load
 from vla.model.prompts import ALL_FINISHED, split_steps
 from vla.types import Observation
 from vla.video.answer import NOT_VISIBLE, Answer, cite, measured_answer
+from vla.video.order import in_order
 from vla.video.outcome import Outcome
-from vla.video.segments import Segment
+from vla.video.segments import Segment, divided
 from vla.video.track import Track
 from vla.video.words import Story
 
@@ -29,10 +30,10 @@ _NAME = re.compile(rf"\bthe (\w+ (?!(?:{_PARTICLES})\b)\w+)")  # "open the drawe
 class PlanWords:
     """Asks a checkpoint at several frames what the instruction demands next, given what it said before.
 
-    It needs an instruction and the checkpoint's cameras. A rest divides one subtask from the next; all segments
-    between two rests get one name. An instruction whose steps the grammar of `skills` can read is told in its order,
-    see `in_order`. Of another one the model says by vote what is done; which things it is done to is taken from the
-    instruction, in its order, wherever the model names others, for a small model mixes colours up.
+    It needs an instruction and the checkpoint's cameras. An instruction whose steps the grammar of `skills` can read is
+    told in its order (order.py). Of another one the model says by vote what is done between two rests; which things it
+    is done to is taken from the instruction, in its order, wherever the model names others, for a small model mixes
+    colours up.
     """
 
     def __init__(
@@ -48,18 +49,18 @@ class PlanWords:
         self._policy = load(folder, device=device)
         with (folder / "model.safetensors").open("rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        self.identity, self._skills = f"{folder.name} {weights}, {'grammar' if skills else 'plan'}/2", skills
+        self.identity, self._skills = f"{folder.name} {weights}, {'grammar/3' if skills else 'plan/2'}", skills
 
     def name(self, story: Story) -> list[Segment]:
         """Name every stretch between rests, in the order of time."""
         problem = self._unfit(story)
         if problem:
             return [replace(segment, problem=problem) for segment in story.segments]
-        stretches = between_rests(story.segments)
         if steps := self._steps(story.item.task):
-            said = zip(stretches, in_order(steps, stretches), strict=True)
-            known = {"source": self.identity, "confidence": min(len(steps) / len(stretches), 1.0)}
-            return [replace(segment, label=label, **known) for stretch, label in said for segment in stretch]
+            begins = in_order(steps, story.segments, story.events)
+            parts = divided(story.segments, [start_s for start_s, _ in begins], story.events)
+            return [self._named(part, steps, begins) for part in parts]
+        stretches = between_rests(story.segments)
         named: list[Segment] = []
         finished, told = [], 0  # subtasks that are over, and the place in the instruction up to which they were told
         for stretch in stretches:
@@ -71,6 +72,11 @@ class PlanWords:
                 finished.append(step.label)
                 named += [replace(segment, **known) for segment in stretch]
         return named
+
+    def _named(self, part: Segment, steps: Sequence[str], begins: Sequence[tuple[float, float]]) -> Segment:
+        """Name a segment by the last step that has begun by its middle."""
+        number = sum(start_s <= part.middle_s for start_s, _ in begins) - 1
+        return replace(part, label=steps[number], source=self.identity, confidence=begins[number][1])
 
     def judge(self, story: Story) -> Outcome:
         """Return the outcome as it was measured: these models were not taught what failures look like."""
@@ -174,14 +180,6 @@ def _first_yes(question: str, times_s: Sequence[float], said: Sequence[str], tra
         return Answer(question, NOT_VISIBLE, (), (), identity, **known)
     words = f"from {longest[0]:.2f} to {longest[-1]:.2f} s" if len(longest) > 1 else f"at {longest[0]:.2f} s"
     return cite(question, words, longest, track, identity, **known)
-
-
-def in_order(steps: Sequence[str], stretches: Sequence[Sequence[Segment]]) -> list[str]:
-    """Name stretches by steps in their order; where there are more, the shortest go with what came before them."""
-    lasting = [stretch[-1].stop_s - stretch[0].start_s for stretch in stretches]
-    longest = sorted(range(1, len(stretches)), key=lambda place: -lasting[place])[: len(steps) - 1]
-    begins = np.isin(np.arange(len(stretches)), longest)
-    return [steps[int(number)] for number in np.cumsum(begins)]
 
 
 def between_rests(segments: Sequence[Segment]) -> list[list[Segment]]:

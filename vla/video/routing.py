@@ -8,7 +8,7 @@ from typing import TypeVar
 from vla.video import answer, outcome, segments
 from vla.video.answer import Answer
 from vla.video.outcome import Outcome
-from vla.video.segments import Segment
+from vla.video.segments import Segment, divided
 from vla.video.words import Story, Words
 
 Said = TypeVar("Said", Segment, Outcome, Answer)
@@ -46,7 +46,9 @@ class RoutedWords:
     def name(self, story: Story) -> list[Segment]:
         """Name the segments; neighbours that are in doubt are asked about together."""
         named: list[Segment] = []
-        pairs = zip(story.segments, self.first.name(story), strict=True)
+        first = self.first.name(story)
+        cuts_s = [segment.start_s for segment in first]
+        pairs = zip(divided(story.segments, cuts_s, story.events), first, strict=True)
         for doubtful, run in groupby(pairs, lambda pair: self._doubts(pair[1])):
             asked = list(run)
             if doubtful:

@@ -56,11 +56,26 @@ def cut(events: Sequence[Event], time_s: np.ndarray) -> list[Segment]:
     edges = [float(time_s[0]), *inner, float(time_s[-1])]
     segments, weights = [], weights_among(events)
     for start_s, stop_s in pairwise(edges):
-        ending = near(events, stop_s, weights) if stop_s in inner else []
-        kinds = tuple(dict.fromkeys(event.kind for event in ending))
-        why = tuple(dict.fromkeys(event.words for event in ending))
-        segments.append(Segment(start_s, stop_s, DEEDS[kinds[0]] if kinds else LAST, why=why, kinds=kinds))
+        segments.append(_ended(start_s, stop_s, near(events, stop_s, weights) if stop_s in inner else []))
     return segments
+
+
+def _ended(start_s: float, stop_s: float, ending: Sequence[Event]) -> Segment:
+    """Return a segment named by the events that end it."""
+    kinds = tuple(dict.fromkeys(event.kind for event in ending))
+    why = tuple(dict.fromkeys(event.words for event in ending))
+    return Segment(start_s, stop_s, DEEDS[kinds[0]] if kinds else LAST, why=why, kinds=kinds)
+
+
+def divided(segments: Sequence[Segment], times_s: Sequence[float], events: Sequence[Event]) -> list[Segment]:
+    """Cut segments at further times as well; what ends the first part of one is told by the events there."""
+    weights, parts = weights_among(events), list[Segment]()
+    for segment in segments:
+        inner = sorted(time_s for time_s in times_s if segment.start_s < time_s < segment.stop_s)
+        for start_s, stop_s in pairwise([segment.start_s, *inner]):
+            parts.append(_ended(start_s, stop_s, near(events, stop_s, weights)))
+        parts.append(replace(segment, start_s=inner[-1] if inner else segment.start_s))
+    return parts
 
 
 def merged(segments: Sequence[Segment]) -> list[Segment]:

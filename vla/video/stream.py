@@ -24,7 +24,10 @@ def is_stream(path: str) -> bool:
 
 @dataclass(frozen=True)
 class StreamClip:
-    """A camera's number or device, or the address of a stream; its times count from its first frame."""
+    """A camera's number or device, or the address of a stream; its times count from its first frame.
+
+    They never go back: a source that begins anew, and counts anew, goes on where it was.
+    """
 
     address: str
 
@@ -56,11 +59,12 @@ class StreamClip:
                 raise ClipError(f"{self.name} sends no video: give a source with pictures")
             stream = container.streams.video[0]
             stream.codec_context.options = {"max_pixels": str(limits.pixels)}
-            upright, zero_s = Upright(limits, facts, Path(self.name)), None
+            upright, zero_s, last_s = Upright(limits, facts, Path(self.name)), None, 0.0
             for frame in decoded(container, stream, facts, Path(self.name)):
                 now_s = time.monotonic() if frame.pts is None else float(frame.pts * frame.time_base)
-                zero_s = now_s if zero_s is None else zero_s
-                yield Frame(now_s - zero_s, upright(frame))
+                zero_s = now_s if zero_s is None else min(zero_s, now_s - last_s)
+                last_s = now_s - zero_s
+                yield Frame(last_s, upright(frame))
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,27 @@
-"""Coloured things in the picture: which one was moved between two stretches of time, told by name of colour."""
+"""Coloured things in the picture: which ones left their places while a gripper held something."""
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from vla.video.colours import HUES, LEAST_SHARE, SMALL_SHARE, hues, squareness
+from vla.video.objects import MOST_SHARE
 from vla.video.track import Track
 
 FRAMES = 9  # of a stretch, whose median leaves out what passes through
-DIFFERS = 40  # levels by which a pixel has changed
-LEFT = 0.6  # of the pixels of a thing that change when it leaves
+LOOKS = 80  # frames in which it is seen what has become of a place
+DIFFERS = 40  # levels within which a pixel shows the ground around a thing
+RIM, AROUND = 3, 9  # pixels around a thing that are its edge, and those from there on that are its ground
+SHOWN = 0.6  # of the pixels of a place that show its ground when the thing has left
+THERE = 0.3  # of the pixels of a place that show the thing while some of it is there
+FULL = 0.8  # of the pixels of a place that show the thing while nothing is before it
+CLOSING_S = 0.5  # before and after it has closed, a gripper hides some of what is between its jaws
+SAME = 0.95  # of the pixels of a place that show the thing again when it was not touched
+AFTER_S = 0.5  # a gripper that has opened, or closed, goes away within this time
+LEFT, STAYED, HIDDEN = "left", "stayed", "hidden"
 SQUARE_SHAPES, ROUND_SHAPES = ("cube", "block", "box", "brick"), ("cylinder", "ball", "can", "disc", "cup")
 _NAMED = re.compile(rf"\b({'|'.join((*HUES, 'black', 'white'))})\b", re.IGNORECASE)
 
@@ -28,48 +39,85 @@ def shape_named(text: str) -> str:
     return ""
 
 
-def moved(track: Track, before_s: tuple[float, float], after_s: tuple[float, float]) -> "Moved":
-    """Compare two stretches of time, each seen as the median of some frames, so that a moving arm is left out."""
-    return Moved(_median(track, before_s), _median(track, after_s))
+class Place:
+    """Where a coloured thing lies in a picture uint8[h, w, 3] RGB, and the ground around it."""
+
+    def __init__(self, colour: str, picture: np.ndarray, mask: np.ndarray) -> None:
+        self.colour, self.share, self.squareness = colour, float(mask.mean()), squareness(mask)
+        left, top, wide, high = cv2.boundingRect(mask.astype(np.uint8))
+        self._here = np.s_[top : top + high, left : left + wide]
+        self._mask = mask[self._here]
+        near, far = (cv2.dilate(mask.astype(np.uint8), np.ones((k, k), np.uint8)) for k in (RIM, AROUND))
+        around = picture[(far > 0) & (near == 0)]
+        self._ground = np.median(around, axis=0) if len(around) else np.full(3, np.inf)
+
+    @property
+    def small(self) -> bool:
+        """Whether it can be grasped."""
+        return self.share <= SMALL_SHARE
+
+    def shown(self, picture: np.ndarray) -> float:
+        """Return how much of the thing, or of another one of its colour, is seen there, 0..1."""
+        return float(_is(hues(picture[self._here]), self.colour)[self._mask].mean())
+
+    def shows_ground(self, picture: np.ndarray) -> bool:
+        """Say whether neither the thing nor anything else covers the ground."""
+        away = np.abs(picture[self._here][self._mask] - self._ground).max(axis=1)
+        return float((away < DIFFERS).mean()) > SHOWN
 
 
-class Moved:
-    """What left its place between two pictures uint8[h, w, 3] RGB, by colour."""
-
-    def __init__(self, before: np.ndarray, after: np.ndarray) -> None:
-        self._changed = cv2.absdiff(before, after).max(axis=2) > DIFFERS
-        self._were, self._are = hues(before), hues(after)
-
-    def share(self, colour: str) -> float:
-        """Return the share of the picture by which a colour of HUES left one place and came to another, 0 for none.
-
-        Something that only comes or only goes (out of a shadow, into a drawer) does not count.
-        """
-        return min(float(np.mean(_is(picture, colour) & self._changed)) for picture in (self._were, self._are))
-
-    def left(self, colour: str) -> tuple[float, list[float]] | None:
-        """Return how square the small thing of a colour is that left its place, and those of its colour that stayed.
-
-        1 for a box, 0.79 for a disc. None where none stayed, none left, or more than one.
-        """
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(_is(self._were, colour).astype(np.uint8))
-        least, most = LEAST_SHARE * labels.size / 2, SMALL_SHARE * labels.size
-        small = [k for k in range(1, count) if least <= stats[k, cv2.CC_STAT_AREA] <= most]
-        left = [k for k in small if self._changed[labels == k].mean() > LEFT]
-        if len(small) < 2 or len(left) != 1:
-            return None
-        return squareness(labels == left[0]), [squareness(labels == k) for k in small if k != left[0]]
+def places(picture: np.ndarray) -> Iterator[Place]:
+    """Yield the place of everything in uint8[h, w, 3] RGB that has a colour of HUES and is no table or wall."""
+    seen = hues(picture)
+    for colour in HUES:
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(_is(seen, colour).astype(np.uint8))
+        for label in range(1, count):
+            if LEAST_SHARE / 2 <= stats[label, cv2.CC_STAT_AREA] / labels.size <= MOST_SHARE:
+                yield Place(colour, picture, labels == label)
 
 
-def _median(track: Track, stretch_s: tuple[float, float]) -> np.ndarray:
-    """Return the median picture of a stretch of time, uint8[h, w, 3] RGB."""
+@dataclass(frozen=True)
+class Frame:
+    """A picture uint8[h, w, 3] RGB at a time."""
+
+    time_s: float
+    picture: np.ndarray
+
+
+def fates(before: np.ndarray, frames: Sequence[Frame], closed_s: float, opened_s: float | None) -> dict[Place, str]:
+    """Say of every place in the picture `before` what became of its thing in a grip: LEFT, STAYED or HIDDEN.
+
+    It left if its ground is seen after the gripper closed and not before, and nothing of the thing is seen once the
+    gripper has let go: what an arm only covers, or what was pushed away before or after, has not left. It stayed if it
+    was in full sight when the gripper closed, which was elsewhere then, or is in its very place once that has opened
+    again; `opened_s` is None where it has not.
+    """
+    found, released_s = {}, closed_s if opened_s is None else opened_s
+    for place in places(before):
+        closing = [place.shown(frame.picture) for frame in frames if abs(frame.time_s - closed_s) < CLOSING_S]
+        later = [place.shown(frame.picture) for frame in frames if frame.time_s > released_s + AFTER_S]
+        bare_s = [frame.time_s for frame in frames if place.shows_ground(frame.picture)]
+        left = max(later, default=0.0) < THERE and bare_s and bare_s[0] > closed_s
+        untouched = opened_s is not None and max(later, default=0.0) > SAME
+        stayed = untouched or min(closing, default=0.0) > FULL
+        found[place] = LEFT if left else STAYED if stayed else HIDDEN
+    return found
+
+
+def usual_picture(track: Track, start_s: float, stop_s: float) -> np.ndarray:
+    """Return the median picture of a stretch of time, uint8[h, w, 3] RGB, without what passes through."""
+    pictures = [frame.picture for frame in pictures_of(track, start_s, stop_s, FRAMES)]
+    return np.median(np.stack(pictures), axis=0).astype(np.uint8)
+
+
+def pictures_of(track: Track, start_s: float, stop_s: float, most: int = LOOKS) -> list[Frame]:
+    """Return at most so many pictures, evenly from a stretch of time; one at least, the nearest."""
     times_s = track.time_s[track.sample]
-    first, last = np.searchsorted(times_s, (stretch_s[0] - 1e-6, stretch_s[1] + 1e-6))
-    samples = np.unique(np.linspace(first, max(last - 1, first), FRAMES).round().astype(int))
-    samples = samples[samples < len(times_s)] if first < len(times_s) else np.array([len(times_s) - 1])
-    pictures = np.stack([track.picture(float(times_s[k])) for k in samples])
-    return np.median(pictures, axis=0).astype(np.uint8)
+    first, last = np.searchsorted(times_s, (start_s - 1e-6, stop_s + 1e-6))
+    samples = np.unique(np.linspace(first, max(last - 1, first), most).round().astype(int))
+    chosen = times_s[np.minimum(samples, len(times_s) - 1)]
+    return [Frame(float(time_s), track.picture(float(time_s))) for time_s in np.unique(chosen)]
 
 
-def _is(picture: np.ndarray, name: str) -> np.ndarray:
-    return np.any([(picture >= low) & (picture < high) for low, high in HUES[name]], axis=0)
+def _is(seen: np.ndarray, name: str) -> np.ndarray:
+    return np.any([(seen >= low) & (seen < high) for low, high in HUES[name]], axis=0)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from vla.video.decode import Clip, Facts, Limits
-from vla.video.objects import Detector, Follower, Thing, sight
+from vla.video.objects import Detector, Follower, Sighting, Thing, sight
 from vla.video.picture import CELLS, LOOKS, Movement, change, light, looks, luma
 
 RATE_HZ = 10.0  # looks, movement and thumbnails are taken this often at most; light and change at every frame
@@ -67,6 +67,7 @@ def watch(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float], 
     cv2.setNumThreads(1)  # with one thread the same pixels give the same numbers
     facts, movement, follower, previous, due_s = Facts(), Movement(), Follower(), None, -np.inf
     rows, times_s, samples, described, flows, offsets = _Rows(6), [], [], _Rows(LOOKS, np.float16), [], [0]
+    sightings: list[Sighting] = []
     with thumbnails.open("wb") as file:
         for number, frame in enumerate(clip.frames(limits, facts)):
             grey = luma(frame.image)
@@ -76,7 +77,9 @@ def watch(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float], 
             times_s.append(frame.time_s)
             previous = grey
             due = frame.time_s >= due_s - 1e-6
-            follower.update(frame.time_s, sight(frame.image, shapes=due), keep=due)
+            if due or differs[1] > 0:  # else everything is where it was
+                sightings = sight(frame.image, shapes=due)
+            follower.update(frame.time_s, sightings, keep=due)
             if due:
                 due_s = max(due_s, frame.time_s - 1 / RATE_HZ) + 1 / RATE_HZ if samples else frame.time_s + 1 / RATE_HZ
                 samples.append(number)

@@ -34,7 +34,7 @@ class Words(Protocol):
         ...
 
     def name(self, story: Story) -> list[Segment]:
-        """Return the segments with better labels; one that could not be named keeps its label and says why."""
+        """Return the segments, perhaps cut further, with better labels; one that has no name keeps its own, and why."""
         ...
 
     def judge(self, story: Story) -> Outcome:

@@ -163,6 +163,19 @@ def ask(policy, prepare, processors, folder: Path) -> None:
     save_file(tensors, folder / "said.safetensors", metadata={"tasks": json.dumps(TASKS)})
 
 
+def sizes() -> dict:
+    """What the configurations of both policies have in common."""
+    return dict(
+        input_features=dict(FEATURES),
+        output_features=dict(ACTION),
+        chunk_size=HORIZON,
+        n_action_steps=HORIZON,
+        max_state_dim=WIDEST,
+        max_action_dim=WIDEST,
+        device="cpu",
+    )
+
+
 def smolvla(folder: Path, words: PreTrainedTokenizerFast, mode: str) -> None:
     """A SmolVLA of two layers; the second looks at the language model only, or like the first at both ("self_attn")."""
     folder.mkdir()
@@ -181,17 +194,7 @@ def smolvla(folder: Path, words: PreTrainedTokenizerFast, mode: str) -> None:
     smolvlm_with_expert.AutoProcessor = SimpleNamespace(from_pretrained=lambda name: SimpleNamespace(tokenizer=words))
     os.chdir(folder)
     config = SmolVLAConfig(
-        input_features=dict(FEATURES),
-        output_features=dict(ACTION),
-        chunk_size=HORIZON,
-        n_action_steps=HORIZON,
-        max_state_dim=WIDEST,
-        max_action_dim=WIDEST,
-        resize_imgs_with_padding=(32, 32),
-        vlm_model_name="vlm",
-        num_vlm_layers=2,
-        attention_mode=mode,
-        device="cpu",
+        **sizes(), resize_imgs_with_padding=(32, 32), vlm_model_name="vlm", num_vlm_layers=2, attention_mode=mode
     )
     policy = SmolVLAPolicy(config)
     make_random(policy)
@@ -221,19 +224,13 @@ def pi0(folder: Path, words: PreTrainedTokenizerFast) -> None:
     modeling_pi0.PiGemmaForCausalLM = small_expert
     tokenizer_processor.AutoTokenizer = SimpleNamespace(from_pretrained=lambda name: words)
     config = PI0Config(
-        input_features=dict(FEATURES),
-        output_features=dict(ACTION),
-        chunk_size=HORIZON,
-        n_action_steps=HORIZON,
-        max_state_dim=WIDEST,
-        max_action_dim=WIDEST,
+        **sizes(),
         image_resolution=(28, 28),
         normalization_mapping={
             "VISUAL": NormalizationMode.IDENTITY,
             "STATE": NormalizationMode.QUANTILES,
             "ACTION": NormalizationMode.MIN_MAX,
         },
-        device="cpu",
     )
     policy = modeling_pi0.PI0Policy(config)
     make_random(policy)

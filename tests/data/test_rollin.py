@@ -1,0 +1,98 @@
+"""A policy drives in stretches of demonstrations: what it did is kept, what the expert would do is taught."""
+
+import functools
+
+import numpy as np
+import point_world
+import pytest
+from test_collect import demonstrator
+
+from vla.data.collect import collect
+from vla.data.dataset import EpisodeDataset
+from vla.data.rollin import DRIVES, EXECUTED, SHARE, RollIn
+from vla.types import ActionChunk, Embodiment
+
+LIMIT = 60  # control steps of an episode of the point world
+
+
+class Retreating:
+    """A policy that goes back by 0.05 in each step."""
+
+    def __init__(self, body="fake", heard=None):
+        self.body, self.heard = body, heard if heard is not None else []
+        self.history = None
+
+    def check(self, embodiment: Embodiment) -> None:
+        if embodiment.name != self.body:
+            raise ValueError(f"the policy was trained for {self.body}, this is {embodiment.name}")
+
+    def act(self, observations):
+        self.heard += [observation.instruction for observation in observations]
+        start = observations[0].state[0]
+        actions = np.array([[start - 0.05 * step, 0] for step in range(1, 17)], np.float32)
+        return [ActionChunk(actions, dt_s=0.1, time_s=0.0)]
+
+
+def driven(root, workers=1, policy=Retreating, **changes):
+    recording = demonstrator(policy="retreating", noise=0.0, **changes)
+    recording.load_policy = policy
+    return collect(recording, root, episodes=8, workers=workers)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("rollin") / "dataset"
+    driven(root)
+    return EpisodeDataset(root)
+
+
+def test_where_the_policy_drives_its_targets_are_executed_and_the_experts_are_the_labels(dataset):
+    state, action, executed = (dataset.column(name)[:, 0] for name in ("observation.state", "action", "executed"))
+    by_policy = np.asarray(dataset.column("rollin"), bool)
+    assert 0.2 < by_policy.mean() < 0.9
+    np.testing.assert_allclose(action, np.minimum(state + 0.2, 1), atol=1e-6)
+    np.testing.assert_allclose(executed[~by_policy], action[~by_policy], atol=1e-6)
+    assert (executed[by_policy] < state[by_policy]).all()
+    assert not np.asarray(dataset.column("perturbed"))[by_policy].any()
+    inside = np.asarray(dataset.column("frame_index"))[1:] > 0
+    np.testing.assert_allclose(state[1:][inside], executed[:-1][inside], atol=1e-6)
+
+
+def test_every_episode_begins_with_the_policy_and_ends_with_the_expert(dataset):
+    by_policy = np.asarray(dataset.column("rollin"), bool)
+    for episode in dataset.episodes:
+        rows = by_policy[episode.start : episode.start + episode.length]
+        assert rows[: DRIVES[0]].all() and not rows[int(SHARE * LIMIT) :].any() and not rows[-10:].any()
+
+
+def test_number_of_workers_does_not_change_what_the_policy_does(dataset, tmp_path):
+    driven(tmp_path / "dataset", workers=2)
+    assert EpisodeDataset(tmp_path / "dataset").hash == dataset.hash
+
+
+def test_it_is_asked_with_the_operators_words_in_some_episodes_and_the_planners_in_others():
+    heard = set()
+    for seed in range(20):
+        said = []
+        rollin = RollIn(Retreating(heard=said), seed, LIMIT)
+        world = point_world.FakeWorld()
+        observation, info = world.reset(seed=seed)
+        for _ in range(DRIVES[0]):
+            assert rollin.act(observation, info) is not None
+        assert len(set(said)) == 1 and len(said) == -(-DRIVES[0] // EXECUTED)
+        heard.add(said[0])
+    assert heard == {"long it", "please long it"}
+
+
+def test_a_policy_of_another_body_or_with_a_memory_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="trained for other, this is fake"):
+        driven(tmp_path / "other", policy=functools.partial(Retreating, body="other"))
+    remembering = Retreating()
+    remembering.history = object()
+    with pytest.raises(ValueError, match="reads earlier frames"):
+        driven(tmp_path / "memory", policy=lambda: remembering)
+
+
+def test_without_a_policy_nothing_is_said_of_it(tmp_path):
+    collect(demonstrator(), tmp_path / "dataset", episodes=1, workers=1)
+    assert "rollin" not in EpisodeDataset(tmp_path / "dataset").features
