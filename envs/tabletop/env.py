@@ -125,7 +125,7 @@ class TabletopEnv(gymnasium.Env):
     def _lay_out(self, look: Look) -> None:
         """Put scene and arm in place and let things settle."""
         items = self._stage.set(self.data, self.layout, look)
-        self.world = World(self.model, self.data, items)
+        self.world = World(self.model, self.data, items, self.layout.lit)
         home = arm.from_state(np.array([*arm.ik_vertical(*self.layout.start), arm.HOME[5]]))
         self.data.qpos[self._qpos] = home
         self.data.ctrl[self._ctrl] = home
@@ -154,6 +154,7 @@ class TabletopEnv(gymnasium.Env):
     def judge(self) -> dict[str, Any]:
         """Judge what one control period has changed, and return `info`; raises UnstableError."""
         self.check()
+        self.world.update()
         if self._disturbance:
             finished = self.layout.goals[: self._index + bool(self._trackers[-1].success)]
             self._disturbance.step(self.world, self.goal, finished)

@@ -10,7 +10,7 @@ condition has held for `HOLD_STEPS` control steps in a row (1 s).
 - push to a side: the object has moved by at least 5 cm to that side since the subtask began, at rest, on the table.
 - push next to: the gap between the two is below 2.5 cm, at rest, on the table.
 - open: the drawer is out by at least 80 % of its travel. close: by at most 10 %.
-- press: the button was down by at least 60 % for 0.3 s; that it came up again does not matter.
+- press: the button's lamp is on, since the button was down by at least 60 % for 0.3 s (lamp.py).
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.tabletop import scene
+from envs.tabletop.lamp import PRESSED
 from envs.tabletop.world import FINGERS, World
 
 KINDS = ("pick", "place", "stack", "push", "open", "close", "press")
@@ -30,13 +31,12 @@ PUSH_LINES = {"left": 0.105, "right": 0.115, "forward": 0.272, "back": -0.130}
 PUSH_START_M = (0.060, 0.130)
 
 HOLD_STEPS = 10  # control steps, 1 s
-PRESS_STEPS = 3
 LIFT_M = 0.05
 PUSH_M = 0.05
 GAP_M = 0.025
 REST_M_S = 0.02  # slower than this is at rest
 CONTACT_M = 0.006  # surfaces closer than this touch
-OPENED, CLOSED, PRESSED = 0.8, 0.1, 0.6  # shares of the travel
+OPENED, CLOSED = 0.8, 0.1  # shares of the travel
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ class Tracker:
         self.goal = goal
         self._world = world
         self._held_steps = 0
-        self._pressed_steps = 0
         self._start = world.position(goal.object) if goal.object else np.zeros(3)
         self._start_tip = tip(world)
         self.success = False
@@ -67,9 +66,6 @@ class Tracker:
 
     def update(self) -> None:
         """Judge the present state; call it once a control step."""
-        pressed = self._world.button_travel >= PRESSED
-        if self._pressed_steps < PRESS_STEPS:
-            self._pressed_steps = self._pressed_steps + 1 if pressed else 0
         fulfilled = self.fulfilled
         self._held_steps = self._held_steps + 1 if fulfilled else 0
         self.success = self._held_steps >= HOLD_STEPS
@@ -80,7 +76,7 @@ class Tracker:
         """Whether the condition holds at this moment."""
         goal, world = self.goal, self._world
         if goal.kind == "press":
-            return self._pressed_steps >= PRESS_STEPS
+            return world.button_lit
         if goal.kind == "open":
             return world.drawer_opening >= OPENED
         if goal.kind == "close":

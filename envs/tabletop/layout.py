@@ -31,6 +31,7 @@ DISTRACTORS = 3
 MOST_NAMED = 5  # objects that the goals of one scene may name
 START_MIN = np.array([0.165, -0.020, 0.105])  # where the tip of the gripper starts, clear of the objects [m]
 START_MAX = np.array([0.180, 0.020, 0.115])
+LIT_SHARE = 0.35  # of the scenes in which the button has no part: it was pressed before
 _TRIES = 60
 
 
@@ -56,6 +57,7 @@ class Layout:
     drawer_shift: tuple[float, float]  # of the fixture against its usual place [m]
     button_shift: tuple[float, float]
     start: tuple[float, float, float]  # of the gripper's tip [m]
+    lit: bool = False  # whether the button's lamp is on, as if it had been pressed before
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,17 @@ def draw(
         if placements:
             shift = rng.uniform(-0.005, 0.005, 4)
             opening = _drawer_start(rng, asked)
+            swapped, start = _swap(rng, asked[0], names, opening), rng.uniform(START_MIN, START_MAX)
+            to_press = any(goal.kind == "press" for goal in (*asked, swapped))
             return Layout(
                 goals=asked,
-                swapped=_swap(rng, asked[0], names, opening),
+                swapped=swapped,
                 placements=placements,
                 drawer_opening=opening,
                 drawer_shift=(shift[0], shift[1]),
                 button_shift=(shift[2], shift[3]),
-                start=tuple(rng.uniform(START_MIN, START_MAX)),
+                start=tuple(start),
+                lit=not to_press and bool(rng.random() < LIT_SHARE),
             )
     raise ValueError(f"no scene for {list(goals) if goals else list(kinds)} in {_TRIES} draws: ask for fewer objects")
 

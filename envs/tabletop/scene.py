@@ -67,6 +67,7 @@ _HEAD = """
              height="{texels}"/>
     <material name="table" texture="table" texrepeat="4 4" texuniform="false" specular="0" shininess="0"/>
     <material name="object" specular="0.15" shininess="0.3"/>
+    <material name="collar" specular="0" shininess="0" emission="0"/>
   </asset>
   <worldbody>
     <light name="key" directional="true" pos="0.2 0.3 1" dir="-0.05 -0.35 -1" diffuse="0.55 0.55 0.55"
@@ -103,8 +104,8 @@ _FIXTURES = """
       </body>
     </body>
     <body name="button" pos="{button}">
-      <geom name="button_base" type="cylinder" size="0.023 0.006" pos="0 0 0.006" rgba="0.25 0.25 0.27 1"/>
-      <geom name="button_ring" type="cylinder" size="0.019 0.003" pos="0 0 0.014" rgba="0.25 0.25 0.27 1"
+      <geom name="button_base" type="cylinder" size="0.023 0.006" pos="0 0 0.006" material="collar"/>
+      <geom name="button_ring" type="cylinder" size="0.019 0.003" pos="0 0 0.014" material="collar"
             class="visual"/>
       <body name="button_cap" pos="0 0 {cap}">
         <joint name="button" type="slide" axis="0 0 -1" range="0 {press}" stiffness="120" springref="-0.003"

@@ -115,7 +115,7 @@ def _point(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict
 
 def _yesno(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict[str, str]:
     """Draw a form of question that can be answered both ways here, then the answer, then the question."""
-    forms = [form for form in (_exists, _related, _beside, _holding, _drawer) if all(form(world))]
+    forms = [form for form in (_exists, _related, _beside, _holding, _drawer, _lamp) if all(form(world))]
     yes = bool(rng.random() < 0.5)
     return _answer(_choose(rng, _choose(rng, forms)(world)[not yes]), "yes" if yes else "no", "yesno")
 
@@ -170,6 +170,11 @@ def _drawer(world: World) -> tuple[list[str], list[str]]:
     is_open = world.drawer_opening > 0.5
     opened, closed = ["is the drawer open"], ["is the drawer closed"]
     return (opened, closed) if is_open else (closed, opened)
+
+
+def _lamp(world: World) -> tuple[list[str], list[str]]:
+    lit, dark = ["is the button lit"], ["is the button dark"]
+    return (lit, dark) if world.button_lit else (dark, lit)
 
 
 def _where(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict[str, str] | None:

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 
 from envs.tabletop import scene
+from envs.tabletop.lamp import Lamp
 
 FINGERS = ("fixed_jaw", "moving_jaw")
 
@@ -33,10 +34,12 @@ class Item:
 class World:
     """Reads a MuJoCo state in the words of the tabletop: positions in the arm's base frame [m], angles [rad]."""
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, items: dict[str, Item]):
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, items: dict[str, Item], lit: bool = False):
+        """lit: whether the button's lamp is on from the beginning."""
         self.model = model
         self.data = data
         self.items = items  # by name
+        self._lamp = Lamp(model, lit)
         self._body = {name: model.body(item.slot).id for name, item in items.items()}
         names = {body: name for name, body in self._body.items()}
         self._owner = [names.get(model.geom_bodyid[geom]) or _part_of(model, geom) for geom in range(model.ngeom)]
@@ -68,6 +71,15 @@ class World:
     def button_travel(self) -> float:
         """How far the button is pressed, 0..1."""
         return float(self.data.joint("button").qpos[0] / scene.BUTTON_TRAVEL)
+
+    @property
+    def button_lit(self) -> bool:
+        """Whether the button's lamp is on."""
+        return self._lamp.lit
+
+    def update(self) -> None:
+        """Let the lamp follow the button; call it once a control step."""
+        self._lamp.update(self.button_travel)
 
     @property
     def handle_position(self) -> np.ndarray:

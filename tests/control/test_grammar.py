@@ -38,7 +38,7 @@ def test_checks_are_questions_that_the_scene_answers():
     assert (skill.name, skill.things) == ("place_in", ("red cube", "blue bowl"))
     assert skill.check == "is the red cube in the blue bowl"
     assert skill.answer == "yes" and not skill.holds and TABLETOP.parse("pick up the red cube").holds
-    assert TABLETOP.parse("press the button").check == ""
+    assert TABLETOP.parse("press the button").check == "is the button lit"
 
 
 def test_a_push_is_over_in_the_part_of_the_table_where_the_world_says_that_it_ends():

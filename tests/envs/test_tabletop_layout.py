@@ -107,5 +107,10 @@ def test_given_goals_are_kept_and_impossible_ones_refused():
         draw(np.random.default_rng(0), kinds=("open",), subtasks=(2, 2))
 
 
+def test_a_button_that_is_to_be_pressed_is_dark_at_first():
+    for kind, possible in (("press", {False}), ("open", {False}), ("place", {False, True})):
+        assert {draw(np.random.default_rng(seed), [kind]).lit for seed in range(20)} == possible
+
+
 def test_same_seed_draws_the_same_scene():
     assert draw(np.random.default_rng(4), kinds=KINDS) == draw(np.random.default_rng(4), kinds=KINDS)

@@ -8,8 +8,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from envs.tabletop import truth
+from envs.tabletop import scene, truth
 from envs.tabletop.env import TabletopEnv
+from envs.tabletop.lamp import PRESS_STEPS
 
 NAMES = r"is there .*|\b(open|closed|\w+ (cube|cylinder|bowl|plate))\b|\b(in|on)\b"
 
@@ -52,11 +53,13 @@ def test_yes_and_no_are_even_overall_and_in_each_form(env):
     for _ in range(600):
         question = truth._yesno(env.world, {}, rng)
         form = re.sub(
-            r"is there .*|\b(open|closed|\w+ (cube|cylinder|bowl|plate))\b|\b(in|on)\b", "", question["question"]
+            r"is there .*|\b(open|closed|lit|dark|\w+ (cube|cylinder|bowl|plate))\b|\b(in|on)\b",
+            "",
+            question["question"],
         )
         answers[form, question["answer"]] += 1
     forms = {form for form, _ in answers}
-    assert len(forms) == 3  # is there, is it in or on, is the drawer
+    assert len(forms) == 4  # is there, is it in or on, is the drawer, is the button
     for form in forms:
         yes, no = answers[form, "yes"], answers[form, "no"]
         assert 0.4 < yes / (yes + no) < 0.6
@@ -84,6 +87,22 @@ def test_what_lies_beside_something_is_next_to_it_and_what_lies_apart_is_not(env
     mujoco.mj_forward(env.model, env.data)
     yes, no = truth._beside(env.world)
     assert not [words for words in (*yes, *no) if thing in words]  # it stands on the other one
+
+
+def test_a_button_is_lit_once_it_was_pressed_in_this_scene_or_before(env):
+    lit = {"is the button lit": "yes", "is the button dark": "no"}
+    for seed, kind, pressed in ((3, "press", False), (3, "press", True), (3, "pick", False), (5, "pick", False)):
+        env.reset(seed=seed, options={"kind": kind})
+        before, down = env.observe()["pixels"]["front"].mean(), scene.BUTTON_TRAVEL if pressed else 0.0
+        for _ in range(PRESS_STEPS):
+            env.data.joint("button").qpos[0] = down
+            env.world.update()
+        asked = {q["question"]: q["answer"] for q in env.questions(np.random.default_rng(0), 200)}
+        expected = pressed or env.layout.lit
+        assert {q: a if expected else {"yes": "no", "no": "yes"}[a] for q, a in lit.items()}.items() <= asked.items()
+        env.data.joint("button").qpos[0] = 0.0
+        assert (env.observe()["pixels"]["front"].mean() > before + 0.3) == pressed  # it can be seen
+    assert env.layout.lit
 
 
 def test_what_lies_in_a_bowl_is_known_in_every_form(env):
