@@ -18,6 +18,7 @@ Box = tuple[int, int, int, int]
 BOX_BINS = 1024
 LEAST_PIXELS = 6  # fewer visible ones count as not visible
 NOT_VISIBLE = "not visible"
+UNDONE_SHARE = 0.3  # of the frames in which the goal is not accomplished are asked about that
 NUMBERS = ("no", "one", "two", "three", "four")
 _SIDE_M = 0.047  # the table is named in thirds across: left, middle, right
 _MIDDLE_X = 0.205  # and in halves: near, far
@@ -62,9 +63,15 @@ def _carried_by(world: World, name: str, carrier: str) -> str | None:
 
 
 def questions(world: World, goal: Goal, seen: dict[str, Box], rng: np.random.Generator, n: int) -> list[dict[str, str]]:
-    """Draw n questions about the present frame, the first one pointing at something that the goal names."""
+    """Draw n questions about the present frame, the first one pointing at something that the goal names.
+
+    The next one often asks whether the goal is accomplished: that is where a near miss must be told from a success.
+    """
     targets = target_questions(goal, seen)
     drawn = [targets[rng.integers(len(targets))]]
+    accomplished = goal_question(world, goal)
+    if accomplished and rng.random() < (UNDONE_SHARE if accomplished["answer"] == "no" else 1.0):
+        drawn.append(accomplished)
     makers = (_caption, _yesno, _yesno, _where, _which, _point)
     while len(drawn) < n:
         question = makers[rng.integers(len(makers))](world, seen, rng)
@@ -77,6 +84,27 @@ def target_questions(goal: Goal, seen: dict[str, Box]) -> list[dict[str, str]]:
     """Return one pointing question for each thing that the goal names; drawer or button where it names no object."""
     fixture = {"open": "drawer", "close": "drawer", "press": "button"}.get(goal.kind)
     return [_point_to(name, seen) for name in (goal.object, goal.target, fixture) if name]
+
+
+def goal_question(world: World, goal: Goal) -> dict[str, str] | None:
+    """Return the question that tells whether the goal is accomplished, None where that is hard to say."""
+    if goal.kind == "push" and goal.side:
+        place = _place_of(world, goal.object)
+        return _answer(f"where is the {goal.object}", place, "where") if place else None
+    words = {
+        "pick": f"is the gripper holding the {goal.object}",
+        "place": f"is the {goal.object} {'in' if goal.target.endswith('bowl') else 'on'} the {goal.target}",
+        "stack": f"is the {goal.object} on the {goal.target}",
+        "push": f"is the {goal.object} next to the {goal.target}",
+        "open": "is the drawer open",
+        "close": "is the drawer closed",
+        "press": "is the button lit",
+    }[goal.kind]
+    form = {"pick": _holding, "push": _beside, "open": _drawer, "close": _drawer, "press": _lamp}
+    yes, no = form.get(goal.kind, _related)(world)
+    if goal.kind in ("place", "stack") and words not in yes:
+        no = [words]
+    return _answer(words, "yes" if words in yes else "no", "yesno") if words in (*yes, *no) else None
 
 
 def describe(world: World) -> str:

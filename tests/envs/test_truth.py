@@ -7,9 +7,12 @@ from collections import Counter
 import mujoco
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from envs.tabletop import scene, truth
 from envs.tabletop.env import TabletopEnv
+from envs.tabletop.expert import Expert
 from envs.tabletop.lamp import PRESS_STEPS
 
 NAMES = r"is there .*|\b(open|closed|\w+ (cube|cylinder|bowl|plate))\b|\b(in|on)\b"
@@ -143,3 +146,23 @@ def test_what_is_hidden_is_not_visible(env):
     env.step(env.observe()["agent_pos"])
     answer = next(q for q in env.target_questions() if name in q["question"])
     assert answer == {"question": f"point to the {name}", "answer": "not visible", "type": "point"}
+
+
+@pytest.mark.parametrize("kind", ["pick", "place", "stack", "push", "open", "close", "press"])
+def test_whether_the_goal_is_accomplished_is_asked_and_answered_by_what_judges_it(env, kind):
+    asked = set()
+    for seed in range(3):
+        env.reset(seed=seed, options={"kind": kind})
+        expert, answers = Expert(), set()
+        for _ in range(130):
+            *_, info = env.step(expert.act(env.expert_observation()))
+            question = truth.goal_question(env.world, env.goal)
+            if question:
+                answers.add((question["answer"], info["subtask"]["done"]))
+                asked.add(question["question"])
+            if info["subtask"]["done"]:
+                break
+        pushed_aside = kind == "push" and env.goal.side
+        assert pushed_aside or ({("no", False), ("yes", True)} <= answers and ("no", True) not in answers)
+    grammar = instantiate(OmegaConf.load("configs/skills/tabletop.yaml"))
+    assert asked <= {skill.check for skill in grammar}
