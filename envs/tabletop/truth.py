@@ -143,18 +143,23 @@ def _point(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict
 
 def _yesno(world: World, seen: dict[str, Box], rng: np.random.Generator) -> dict[str, str]:
     """Draw a form of question that can be answered both ways here, then the answer, then the question."""
-    forms = [form for form in (_exists, _related, _beside, _holding, _drawer, _lamp) if all(form(world))]
+    forms = [form for form in (_exists, _exists, _related, _beside, _holding, _drawer, _lamp) if all(form(world))]
     yes = bool(rng.random() < 0.5)
     return _answer(_choose(rng, _choose(rng, forms)(world)[not yes]), "yes" if yes else "no", "yesno")
 
 
 def _exists(world: World) -> tuple[list[str], list[str]]:
-    """Return questions with the answer yes and with no; absent objects share colour or shape with a present one."""
+    """Return questions with the answer yes and with no; absent objects share colour or shape with a present one.
+
+    Those that share the colour with one and the shape with another are hardest; they come as often as all others.
+    """
     colours, shapes = ({getattr(item, key) for item in world.items.values()} for key in ("colour", "shape"))
     absent = [name for name in object_names() if name not in world.items]
-    absent = [name for name in absent if name.split()[0] in colours or name.split()[1] in shapes]
+    both = [name for name in absent if name.split()[0] in colours and name.split()[1] in shapes]
+    one = [name for name in absent if (name.split()[0] in colours) != (name.split()[1] in shapes)]
     form = "is there {} {}".format
-    return [form(_article(n), n) for n in world.items], [form(_article(n), n) for n in absent]
+    no = one + both * max(1, round(len(one) / max(1, len(both))))
+    return [form(_article(n), n) for n in world.items], [form(_article(n), n) for n in no]
 
 
 def _related(world: World) -> tuple[list[str], list[str]]:
