@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vla.data.dataset import EpisodeDataset
+from vla.model.checkpoint import digest
 
 
 def collect(out, *overrides):
@@ -69,3 +71,10 @@ def test_images_and_questions_are_there(collected):
     questions = json.loads(dataset.column("vqa")[0])
     assert questions and questions[0].keys() >= {"question", "answer", "type"}
     assert dataset.column("vqa")[1] == "[]"
+
+
+def test_corrections_name_the_weights_that_they_correct(tmp_path):
+    mix = "mix={press: 1, pick: 0, place: 0, stack: 0, push: 0, open: 0, close: 0, long: 0}"
+    assert collect(tmp_path, "policy=nano", "workers=1", "episodes=1", mix)["episodes"] == 1
+    about = EpisodeDataset(tmp_path / "dataset").info["vla"]
+    assert f"nano, weights {digest(Path('checkpoints/nano'))}" in json.dumps(about)
