@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+READY = "return to the ready pose"  # an instruction that policies with a `ready` pose carry out without their network
+
 
 class ContractError(ValueError):
     """A policy and the body that it is asked to move do not match; nothing has moved."""

@@ -197,8 +197,12 @@ class TabletopEnv(gymnasium.Env):
         return self.world, self.goal
 
     def questions(self, rng: np.random.Generator, n: int) -> list[dict[str, str]]:
-        """Return n questions about the present frame (truth.py), the first one points at what the subtask names."""
-        return truth.questions(self.world, self.goal, self._boxes(), rng, n)
+        """Return n questions about the present frame (truth.py), the first one points at what the subtask names.
+
+        One asks whether a subtask is accomplished: the present one or, as often, one that came before it.
+        """
+        asked = self._index if rng.random() < 0.5 else int(rng.integers(self._index + 1))
+        return truth.questions(self.world, self.goal, self._boxes(), rng, n, judged=self.layout.goals[asked])
 
     def target_questions(self) -> list[dict[str, str]]:
         """Return the pointing questions about the objects that the present subtask names."""

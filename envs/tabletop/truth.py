@@ -62,14 +62,17 @@ def _carried_by(world: World, name: str, carrier: str) -> str | None:
     return "in" if world.items[carrier].shape == "bowl" else "on"
 
 
-def questions(world: World, goal: Goal, seen: dict[str, Box], rng: np.random.Generator, n: int) -> list[dict[str, str]]:
+def questions(
+    world: World, goal: Goal, seen: dict[str, Box], rng: np.random.Generator, n: int, judged: Goal | None = None
+) -> list[dict[str, str]]:
     """Draw n questions about the present frame, the first one pointing at something that the goal names.
 
-    The next one often asks whether the goal is accomplished: that is where a near miss must be told from a success.
+    The next one often asks whether a goal is accomplished, this one or the one to be judged: that is where a near miss
+    must be told from a success.
     """
     targets = target_questions(goal, seen)
     drawn = [targets[rng.integers(len(targets))]]
-    accomplished = goal_question(world, goal)
+    accomplished = goal_question(world, judged or goal)
     if accomplished and rng.random() < (UNDONE_SHARE if accomplished["answer"] == "no" else 1.0):
         drawn.append(accomplished)
     makers = (_caption, _yesno, _yesno, _where, _which, _point)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from vla.control.grammar import Skill
 from vla.control.hierarchy import Hierarchy, Pacing, within_reach
-from vla.model.prompts import READY
+from vla.types import READY
 
 PICK = Skill("pick up the cube", "pick", ("cube",), check="is the gripper holding the cube", holds=True)
 PLACE = Skill("put the cube in the bowl", "place", ("cube", "bowl"), check="is the cube in the bowl")

@@ -9,8 +9,8 @@ from test_collect import demonstrator
 
 from vla.data.collect import collect
 from vla.data.dataset import EpisodeDataset
-from vla.data.rollin import DRIVES, EXECUTED, SHARE, RollIn
-from vla.types import ActionChunk, Embodiment
+from vla.data.rollin import BACK, DRIVES, EXECUTED, SHARE, RollIn
+from vla.types import READY, ActionChunk, Embodiment
 
 LIMIT = 60  # control steps of an episode of the point world
 
@@ -82,6 +82,23 @@ def test_it_is_asked_with_the_operators_words_in_some_episodes_and_the_planners_
         assert len(set(said)) == 1 and len(said) == -(-DRIVES[0] // EXECUTED)
         heard.add(said[0])
     assert heard == {"long it", "please long it"}
+
+
+def test_between_two_subtasks_it_mostly_returns_to_the_ready_pose_if_it_knows_one():
+    backs = []
+    for seed in range(40):
+        for knows in (True, False):
+            said = []
+            policy = Retreating(heard=said)
+            policy.ready = np.zeros(2) if knows else None
+            rollin, world = RollIn(policy, seed, 10 * LIMIT), point_world.FakeWorld()
+            observation, info = world.reset(seed=seed)
+            for step in range(100):
+                rollin.act(observation, info | {"subtask": info["subtask"] | {"index": step // 50}})
+            backs.append(said.count(READY) * EXECUTED)
+            assert knows or not backs[-1]
+    assert 20 < np.count_nonzero(backs) < 36
+    assert all(steps == 0 or BACK[1] <= steps < 1.3 * BACK[1] for steps in backs)  # a border of stretches asks anew
 
 
 def test_a_policy_of_another_body_or_with_a_memory_is_refused(tmp_path):

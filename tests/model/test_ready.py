@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model.tiny import embodiment, observation, tiny_policy
-from vla.model.prompts import READY
 from vla.model.ready import NEAR, way_back
+from vla.types import READY
 
 BODY = embodiment()
 POSE = np.array([0.5, -1.2, 0.4], np.float32)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 
 from vla.control.completion import Completion
 from vla.control.grammar import Skill
-from vla.model.prompts import ALL_FINISHED, READY
+from vla.model.prompts import ALL_FINISHED
+from vla.types import READY
 
 SWITCHES = ("completion", "timer")
 

@@ -2,6 +2,8 @@
 
 What a policy does wrong leads to states that no expert ever visits. Labelling those is DAgger (Ross, Gordon & Bagnell
 2011, arXiv:1011.0686); in stretches, because a policy acts in chunks and shows its mistakes after some of them.
+
+Between two subtasks a policy that knows its ready pose mostly returns to it, as the hierarchy will have it do.
 """
 
 import time
@@ -10,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from vla.types import Embodiment, Observation, Policy
+from vla.types import READY, Embodiment, Observation, Policy
 
 DRIVES = (5, 45)  # control steps of a stretch
 PAUSES = (4, 20)  # control steps of the expert between two stretches
 SHARE = 0.5  # of the time limit after which the expert goes on alone
 EXECUTED = 3  # steps of each chunk
+BACK = (0.7, 30)  # how often the arm first steps back when a next subtask begins, and control steps for that at most
 
 
 class RollIn:
@@ -29,6 +32,7 @@ class RollIn:
         self._last = int(SHARE * time_limit)
         self._steps, self._border = 0, int(self._random.integers(*DRIVES, endpoint=True))
         self._driving = True
+        self._subtask, self._back_steps = 0, 0  # which one it is; left of stepping back before it
         self._queue: list[np.ndarray] = []
 
     def act(self, observation: Mapping[str, Any], info: Mapping[str, Any]) -> np.ndarray | None:
@@ -40,13 +44,30 @@ class RollIn:
             self._driving, self._queue = not self._driving, []
             self._border += int(self._random.integers(*(DRIVES if self._driving else PAUSES), endpoint=True))
         self._steps += 1
-        if not self._driving or self._steps > self._last or info["is_success"]:
+        self._step_back_between(info["subtask"]["index"])
+        drives = self._driving or self._back_steps > 0
+        if not drives or self._steps > self._last or info["is_success"]:
             return None
         if not self._queue:
-            words = info["subtask"]["text"] if self._by_subtask else info["instruction"]
-            seen = Observation.from_gym(dict(observation), words, time.monotonic())
-            self._queue = list(self._policy.act([seen])[0].actions[:EXECUTED])
+            self._queue = self._chunk(observation, info)
         return np.asarray(self._queue.pop(0), np.float32)
+
+    def _step_back_between(self, subtask: int) -> None:
+        """Begin to step back when the next subtask has begun, and count until that is over."""
+        self._back_steps = max(0, self._back_steps - 1)
+        if subtask != self._subtask:
+            self._subtask, self._queue = subtask, []
+            share, steps = BACK
+            knows = getattr(self._policy, "ready", None) is not None
+            self._back_steps = steps if knows and self._random.random() < share else 0
+
+    def _chunk(self, observation: Mapping[str, Any], info: Mapping[str, Any]) -> list[np.ndarray]:
+        words = info["subtask"]["text"] if self._by_subtask else info["instruction"]
+        seen = Observation.from_gym(dict(observation), READY if self._back_steps else words, time.monotonic())
+        chunk = self._policy.act([seen])[0]
+        if self._back_steps and (chunk.done or 0.0) >= 0.5:
+            self._back_steps = 0
+        return list(chunk.actions[:EXECUTED])
 
 
 def checked(load_policy: Callable[[], Policy], body: Embodiment) -> Policy:

@@ -13,9 +13,9 @@ from vla.model.history import History, Recollection
 from vla.model.memory import Memory
 from vla.model.network import Network
 from vla.model.processor import Processor
-from vla.model.prompts import READY, plan_prompt
+from vla.model.prompts import plan_prompt
 from vla.model.ready import way_back
-from vla.types import ActionChunk, Embodiment, Observation
+from vla.types import READY, ActionChunk, Embodiment, Observation
 
 REMEMBERED = 6  # frames of each camera: the present one and what is seen of it a little to each side, for questions
 
@@ -56,7 +56,7 @@ class VLAPolicy:
 
     @property
     def ready(self) -> np.ndarray | None:
-        """The pose in which demonstrations begin, float[A] [rad, gripper 0..1]; `prompts.READY` leads back to it."""
+        """The pose in which demonstrations begin, float[A] [rad, gripper 0..1]; `types.READY` leads back to it."""
         return self.processor.ready
 
     @torch.no_grad()

@@ -8,7 +8,6 @@ SEVERAL = re.compile(r"(?:\s*,(?:\s*and\b)?\s*|\s*\b(?:and then|then|after that)
 IS_THERE = re.compile(r"is there an? (.+)")
 NOT_VISIBLE = "not visible"  # the answer when asked to point at something that is not in sight
 ALL_FINISHED = "done"  # the planner's answer when nothing remains
-READY = "return to the ready pose"  # carried out without the network, see ready.py
 
 
 def has_several_steps(instruction: str) -> bool:

@@ -50,7 +50,7 @@ class RemotePolicy:
         self._embodiment: Embodiment | None = None
         self._policy: object = None  # which one it is, as the server says
         self.glimpses: dict[str, np.ndarray] = {}  # what some of the cameras showed in training, see model/glimpses.py
-        self.ready: np.ndarray | None = None  # float32[A], the pose that `prompts.READY` leads back to, if it knows one
+        self.ready: np.ndarray | None = None  # float32[A], the pose that `types.READY` leads back to, if it knows one
         self._episodes = 0
         self._lock = threading.Lock()
         self._line = Line(

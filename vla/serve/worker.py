@@ -58,7 +58,7 @@ class Worker:
 
     @property
     def ready(self) -> np.ndarray | None:
-        """The pose that the policy can return to when told `prompts.READY`, float32[A], where it knows one."""
+        """The pose that the policy can return to when told `types.READY`, float32[A], where it knows one."""
         ready = getattr(self.policy, "ready", None)
         return None if ready is None else np.asarray(ready, np.float32)
 
