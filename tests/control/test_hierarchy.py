@@ -100,6 +100,17 @@ def test_what_came_undone_is_done_again_before_the_end():
     assert hierarchy.ended == "done" and hierarchy.finished == [PLACE, PRESS]
 
 
+def test_what_a_later_subtask_takes_back_or_moves_on_is_not_done_again():
+    opens, closes = Skill("open it", "open", check="open?"), Skill("close it", "close", check="closed?", undoes="open")
+    hierarchy, skills = Hierarchy("do it", Pacing(replan=True)), [opens, PICK, closes, PLACE]
+    for number, skill in enumerate(skills):
+        hierarchy.take_plan(skill, 20 * number)
+        say_done(hierarchy, 20 * number + 5)
+        hierarchy.take_checks([True], 20 * number + 8)
+    hierarchy.take_plan(None, 90)
+    assert hierarchy.finished == skills and hierarchy.wants_checks == [closes, PLACE]
+
+
 def test_without_replanning_the_planner_has_the_last_word():
     hierarchy = begun(PLACE, replan=False)
     say_done(hierarchy, 10)

@@ -22,10 +22,15 @@ class Skill:
 
     text: str  # the words that the controller gets
     name: str  # key in the grammar
-    things: tuple[str, ...] = ()  # named in the text; they must be in sight
+    things: tuple[str, ...] = ()  # named in the text; they must be in sight; the first one is what it moves
     check: str = ""  # question about a frame, where there is one, whose answer says if it is accomplished:
     answer: str = "yes"  # then this is among its words
     holds: bool = False  # whether it ends with something in the hand
+    undoes: str = ""  # the name of the skill whose result it takes back
+
+    def replaces(self, earlier: "Skill") -> bool:
+        """Say whether nothing need be left of an earlier skill: this one moves the same thing, or takes it back."""
+        return self.undoes == earlier.name or (bool(self.things) and self.things[:1] == earlier.things[:1])
 
 
 class Grammar:
@@ -41,8 +46,9 @@ class Grammar:
 
         skills: name -> {say: sentence with {slots}, also: other wordings of it, check: question with the same slots, if
         any, answer: the word in its answer that says that it is accomplished, or which word for which filling of a
-        slot, yes where it is left out, holds: true where it ends with something in the hand}; slots: name -> lists of
-        words of which one each is said, as [[red, blue], [cube]]; things: those that name what must be seen.
+        slot, yes where it is left out, holds: true where it ends with something in the hand, undoes: name of the skill
+        whose result it takes back}; slots: name -> lists of words of which one each is said, as [[red, blue], [cube]];
+        things: those that name what must be seen.
         """
         values = {slot: [" ".join(words) for words in product(*lists)] for slot, lists in slots.items()}
         self._skills: dict[str, Skill] = {}  # by every wording
@@ -59,7 +65,7 @@ class Grammar:
                 if len(set(named)) == len(named):  # nothing goes onto itself
                     text = skill["say"].format(**filled)
                     check, answer = skill.get("check", "").format(**filled), _answer(skill, filled.values())
-                    one = Skill(text, name, named, check, answer, skill.get("holds", False))
+                    one = Skill(text, name, named, check, answer, skill.get("holds", False), skill.get("undoes", ""))
                     for wording in (skill["say"], *skill.get("also", ())):
                         self._skills.setdefault(wording.format(**filled), one)
         self.things = sorted({thing for skill in self for thing in skill.things})

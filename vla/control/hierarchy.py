@@ -107,14 +107,14 @@ class Hierarchy:
             return []
         if self._claimed_step is not None and self.skill:
             return [self.skill]
-        return [skill for skill in self.finished if skill.check] if self._reviewing else []
+        return self._lasting if self._reviewing else []
 
     def take_plan(self, plan: Skill | None, step: int) -> None:
         """Adopt the planner's next skill, None for "all is finished"; the same one again counts as another attempt."""
         self.refused = ""
         if plan is None:
             self._note(step, "plan", ALL_FINISHED)
-            if self.pacing.replan and self._redone < self.pacing.most_redone and any(s.check for s in self.finished):
+            if self.pacing.replan and self._redone < self.pacing.most_redone and self._lasting:
                 self._reviewing = True
             else:
                 self._end("done", step)
@@ -155,8 +155,7 @@ class Hierarchy:
             self._judge(accomplished[0], step)
             return
         self._reviewing = False
-        checked = [skill for skill in self.finished if skill.check]
-        undone = [skill for skill, yes in zip(checked, accomplished, strict=True) if not yes]
+        undone = [skill for skill, yes in zip(self._lasting, accomplished, strict=True) if not yes]
         if not undone:
             self._end("done", step)
             return
@@ -181,6 +180,16 @@ class Hierarchy:
             self._complete(step)
         else:
             self._leave("settling", step)
+
+    @property
+    def _lasting(self) -> list[Skill]:
+        """The finished skills that can be asked about and of which something must be left."""
+        later = [self.finished[place + 1 :] for place in range(len(self.finished))]
+        return [
+            skill
+            for skill, rest in zip(self.finished, later, strict=True)
+            if skill.check and not any(other.replaces(skill) for other in rest)
+        ]
 
     @property
     def _asks(self) -> bool:
