@@ -13,6 +13,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vla.cli import SYSTEM_LIBRARIES, VERBS, quote_text, run
+from vla.evaluate.workers import WorkerCrash
 
 BENCHES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs" / "bench").glob("*.yaml"))
 
@@ -134,9 +135,19 @@ def test_a_failed_import_names_the_missing_system_library_and_its_package(
     failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SYSTEM_LIBRARIES, "libNoSuch.so.1", "libnosuch1")
-    assert failing(ImportError("libNoSuch.so.1: cannot open shared object file")) == 1
     message = "vla bench: missing system libraries libNoSuch.so.1: sudo apt-get install libnosuch1\n"
-    assert capsys.readouterr().err == message
+    for error in (ImportError("libNoSuch.so.1: cannot open shared object file"), WorkerCrash("Traceback ...")):
+        assert failing(error) == 1
+        assert capsys.readouterr().err == message
+
+
+def test_of_what_raised_in_a_worker_people_read_what_was_said_to_them(
+    failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(WorkerCrash("Traceback ...\nWindowError: no display", told="no display")) == 1
+    assert capsys.readouterr().err == "vla bench: no display\n"
+    assert failing(WorkerCrash("Traceback ...\nKeyError: 3")) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_show_config_prints_keys_and_runs_nothing(tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ BACKDROP = (24, 32, 52)  # RGB behind the table
 SHADOW_TEXELS = 2048
 
 
+class WindowError(RuntimeError):
+    """There is no window to show the scene in, or not any more."""
+
+
 class StudioEnv(TabletopEnv):
     """Same world, same observations; `render` shows it to people.
 
@@ -32,7 +36,9 @@ class StudioEnv(TabletopEnv):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode {render_mode!r} is not supported; possible: None, 'rgb_array', 'human'")
         if render_mode == "human" and sys.platform == "linux" and not _has_display():
-            raise ValueError("a window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set; leave view out")
+            raise WindowError(
+                "a window needs a display, but neither DISPLAY nor WAYLAND_DISPLAY is set: leave view out"
+            )
         super().__init__(**tabletop)
         self.render_mode = render_mode
         self.render_size = (int(render_size[0]), int(render_size[1]))
@@ -89,7 +95,7 @@ class StudioEnv(TabletopEnv):
             own.lookat[:], own.distance = self._camera.lookat, self._camera.distance
             own.azimuth, own.elevation = self._camera.azimuth, self._camera.elevation
         if not self._window.is_running():
-            raise RuntimeError("the window was closed")
+            raise WindowError("the window was closed")
         time.sleep(max(0.0, self._shown_s + 1 / scene.CONTROL_HZ - time.monotonic()))
         self._window.sync()
         self._shown_s = time.monotonic()

@@ -30,7 +30,7 @@ EMBODIMENT = Embodiment(
 class FakeWorld(gymnasium.Env):
     """Follow the environment's contract: joint 0 must rest at the place of each named colour, in order."""
 
-    metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata: ClassVar[dict] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
 
     def __init__(self, kinds=("reach",), subtasks=1, raise_seeds=(), die_seeds=(), render_mode=None, **_):
         self.kinds, self.subtasks = kinds, subtasks

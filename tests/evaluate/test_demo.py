@@ -7,7 +7,7 @@ from tests.evaluate.fake_world import GRAMMAR, WordPolicy
 from vla.evaluate import demo
 from vla.evaluate.episodes import Case, Episode
 from vla.evaluate.showcase import keyframes
-from vla.evaluate.workers import Recording, World
+from vla.evaluate.workers import Recording, WorkerCrash, World
 
 SETTINGS = {
     "checkpoint": "checkpoints/x",
@@ -64,12 +64,32 @@ def test_a_failed_demo_says_so(tmp_path, capsys):
     assert "None of 2 instructions was carried out" in (tmp_path / "report.html").read_text()
 
 
-def test_a_crash_of_the_world_is_not_called_a_refusal(tmp_path):
+def test_a_crash_of_the_world_is_not_called_a_refusal(tmp_path, capsys):
     world = {**SETTINGS["world"], "kwargs": {"raise_seeds": [3]}}
     with pytest.raises(RuntimeError, match="the world breaks at seed 3"):
         show(tmp_path, "go red", world=world)
+    world["kwargs"] = {"raise_seeds": [4]}
     result = show(tmp_path, world=world)
-    assert result["episodes"][0]["outcome"] == "crash" and result["episodes"][1]["success"]
+    assert result["episodes"][0]["success"] and result["episodes"][1]["outcome"] == "crash"
+    assert "crashed: RuntimeError: the world breaks at seed 4" in capsys.readouterr().out
+    assert "the world breaks at seed 4" in (tmp_path / "report.html").read_text()
+
+
+def test_who_closes_the_window_has_seen_enough(tmp_path, capsys):
+    world = {**SETTINGS["world"], "kwargs": {"raise_seeds": [4]}}
+    result = show(tmp_path, view=True, instructions=["go red", "go green", "go blue"], world=world)
+    assert [row["outcome"] for row in result["episodes"]] == ["success", "crash"]
+    assert "the world breaks at seed 4" in capsys.readouterr().out
+
+
+def test_without_a_display_nothing_runs_and_the_reason_is_told(tmp_path, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    studio = {"id": "envs.tabletop.studio:tabletop/Studio-v0"}
+    for instruction in ("go red", None):
+        with pytest.raises(WorkerCrash) as crash:
+            show(tmp_path, instruction, view=True, world=studio)
+        assert "leave view out" in crash.value.told and "\n" not in crash.value.told
 
 
 def test_keyframes_begin_at_the_start_and_end_at_success():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from vla.evaluate.rollout import run
 from vla.evaluate.showcase import Refusal, make_card, verdict, write_page
 from vla.evaluate.suite import world_of
 from vla.evaluate.videos import episode_frames, title_card, write_video
-from vla.evaluate.workers import WorkerCrash, Workers
+from vla.evaluate.workers import WorkerCrash, Workers, last_words
 from vla.model.checkpoint import DEFAULT, load
 from vla.model.prompts import has_several_steps
 from vla.result import write_result
@@ -82,9 +83,10 @@ def show(
     refusal = unknown(policy, own, instructions) if own else None
     if refusal is None:
         with Workers(1 if view else workers) as pool:
-            refusal = impossible(pool, cases[0], instructions) if own else None
+            refusal = impossible(pool, cases[0], instructions, view)
             if refusal is None:
-                episodes = fly(cases, policy=policy, workers=pool, pacing=Pacing(**pacing), grammar=grammar)
+                flown = {"policy": policy, "workers": pool, "pacing": Pacing(**pacing), "grammar": grammar}
+                episodes = fly(cases, to_the_end=not view, **flown)
     if refusal is not None:
         print(f"  “{refusal.instruction}” is not carried out. {refusal.reason}")
         print("  The arm did not move. Try for example: " + "; ".join(f"“{text}”" for text in refusal.examples))
@@ -105,27 +107,48 @@ def unknown(policy: PlanningPolicy, text: str, examples: Sequence[str]) -> Refus
     return Refusal(text, f"The policy does not know {these}: {', '.join(f'“{word}”' for word in words)}.", examples)
 
 
-def impossible(pool: Workers, case: Case, examples: Sequence[str]) -> Refusal | None:
-    """Say why the world cannot be set up for the case's instruction; None when it can."""
+def impossible(pool: Workers, case: Case, examples: Sequence[str], view: bool = False) -> Refusal | None:
+    """Say why the world cannot be set up for the case's instruction; None when it can.
+
+    Raises WorkerCrash where the world cannot be shown at all, whatever the instruction.
+    """
     try:
         pool.all[0].ask("reset", case.world, case.seed, case.options, False)
     except WorkerCrash as crash:
+        if crash.refusal is None and view and crash.told is None:
+            told = f"no window can be opened ({last_words(str(crash))}): is the display there? If not, leave view out"
+            raise WorkerCrash(str(crash), told) from None
         if crash.refusal is None:
             raise
         return Refusal(case.options["instruction"], f"The world cannot be set up for it: {crash.refusal}.", examples)
     return None
 
 
+class Closed(Exception):
+    """Somebody has seen enough."""
+
+
 def fly(
-    cases: Sequence[Case], *, policy: PlanningPolicy, workers: Workers, pacing: Pacing, grammar: Grammar
+    cases: Sequence[Case],
+    *,
+    policy: PlanningPolicy,
+    workers: Workers,
+    pacing: Pacing,
+    grammar: Grammar,
+    to_the_end: bool,
 ) -> list[Episode]:
-    """Run the cases with a live line each; return their episodes in the same order."""
+    """Run the cases with a live line each; return their episodes in the same order.
+
+    to_the_end: go on when one crashes; a window that was closed is not opened again.
+    """
     episodes: list[Episode] = []
-    with Lines() as lines:
+    with Lines() as lines, suppress(Closed):
 
         def landed(episode: Episode) -> None:
             lines.close(episode, verdict(episode))
             episodes.append(episode)
+            if episode.crash is not None and not to_the_end:
+                raise Closed
 
         run(
             cases,
@@ -214,8 +237,8 @@ def _headline(episodes: Sequence[Episode], refusal: Refusal | None) -> str:
 def _lead(episodes: Sequence[Episode], refusal: Refusal | None, seconds: float) -> str:
     if refusal is not None:
         return "An instruction that the policy cannot understand is answered, not guessed at."
-    crashes = sum(episode.crash is not None for episode in episodes)
-    crashed = f" {crashes} crashed." if crashes else ""
+    crashes = [f"{episode.case.task} ({verdict(episode)})" for episode in episodes if episode.crash is not None]
+    crashed = f" Not carried out to the end: {'; '.join(crashes)}." if crashes else ""
     failed = [episode.case.task for episode in episodes if not episode.success and episode.crash is None]
     failures = f" Not carried out: {'; '.join(failed)}." if failed else ""
     return (

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from vla.evaluate.episodes import OUTCOMES, Episode
 from vla.evaluate.questions import Answer
+from vla.evaluate.workers import last_words
 from vla.model.vocabulary import read_box
 from vla.page import boxed_image, image_uri, lines_chart, render_page
 from vla.types import Embodiment
@@ -46,7 +47,7 @@ believes to be, and the joint targets that it commands.</p>{% endif %}
 <div style="display:grid;grid-template-columns:1fr 1fr 1fr;gap:10px 18px">
 {% for chart in card.charts %}<div>{{ chart }}</div>{% endfor %}</div>
 {% if card.words %}<table style="margin-top:14px" class="small">
-<tr><th>asked</th><th>the model says</th><th>truth</th></tr>
+<tr><th style="width:42%">asked</th><th>the model says</th><th>truth</th></tr>
 {% for answer in card.words %}<tr><td>{{ answer.question }}</td>
 <td style="color:var({{ '--green' if answer.right else '--red' }})">{{ answer.answer or "(nothing)" }}</td>
 <td class="dim">{{ answer.truth }}</td></tr>{% endfor %}</table>{% endif %}
@@ -95,6 +96,8 @@ def verdict(episode: Episode) -> str:
     """Say in a few words how the episode ended."""
     if episode.success_step is not None:
         return f"success after {episode.success_step * episode.seconds / max(episode.steps, 1):.1f} s"
+    if episode.crash is not None:
+        return f"crashed: {last_words(episode.crash)}"
     return OUTCOMES[episode.outcome].split(":")[0]
 
 

@@ -19,10 +19,11 @@ import numpy as np
 class WorkerCrash(RuntimeError):
     """The environment raised, or its process died; the message carries the traceback."""
 
-    def __init__(self, message: str, refusal: str | None = None):
-        """Take the traceback, and what a ValueError said: the environment refuses what it was asked for."""
+    def __init__(self, message: str, told: str | None = None, refuses: bool = False):
+        """told: what was said for people to read; refuses: by a ValueError, about what was asked for."""
         super().__init__(message)
-        self.refusal = refusal
+        self.told = told
+        self.refusal = told if refuses else None
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,9 @@ def _serve(connection: Connection, make_host: Callable[[], Host]) -> None:
         except KeyboardInterrupt:
             break
         except Exception as error:  # the border of the process: whatever went wrong travels to the parent as words
-            refusal = str(error) if isinstance(error, ValueError) else None
-            connection.send((False, (traceback.format_exc(), refusal)))
+            for_people = isinstance(error, ValueError | OSError) or type(error).__module__.startswith(("envs.", "vla."))
+            told = str(error) if for_people else None
+            connection.send((False, (traceback.format_exc(), told, isinstance(error, ValueError))))
             host = make_host()
     host.close()
 
@@ -184,6 +186,11 @@ class Worker:
         self.process.join(timeout=5)
         if self.process.is_alive():
             self.process.terminate()
+
+
+def last_words(crash: str) -> str:
+    """Return the line of a traceback that says what went wrong."""
+    return crash.strip().rpartition("\n")[2]
 
 
 class Workers:
