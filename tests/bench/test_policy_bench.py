@@ -41,7 +41,7 @@ class SlowPolicy:
         return [ActionChunk(np.zeros((16, 2), np.float32), 0.01, observations[0].time_s)]
 
     def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int) -> list[str]:
-        time.sleep(0.002 if observations[0] is self.acted else 0.006)
+        time.sleep(0.002 if observations[0] is self.acted else 0.06)
         return ["yes"]
 
 
@@ -70,7 +70,7 @@ def test_latency_delay_and_safe_rate_follow_from_the_time_that_a_chunk_takes(pol
 
 def test_questions_about_the_frame_of_the_chunk_are_told_from_those_about_another(policy: SlowPolicy) -> None:
     asked = measure()["question_ms"]
-    assert 2 <= asked["same_frame"]["p50"] < 6 <= asked["another_frame"]["p50"]
+    assert 2 <= asked["same_frame"]["p50"] < 60 <= asked["another_frame"]["p50"]
 
 
 def test_observations_fit_the_embodiment_and_follow_the_seed(policy: SlowPolicy) -> None:

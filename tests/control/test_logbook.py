@@ -91,7 +91,7 @@ def test_a_dump_holds_the_last_seconds(tmp_path):
 
 
 KILLED = """
-import os, sys, time
+import os, sys, threading
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from arms import Flight
@@ -100,9 +100,9 @@ flight.run(1.0)
 flight = Flight(Path({folder!r}), latency_s=0.1)
 def kill(since_s):
     if since_s > 2.0:
-        while not flight.logbook._jobs.empty():  # in virtual time the disk is behind, in real time hardly
-            time.sleep(0.1)
-        time.sleep(0.5)
+        written = threading.Event()  # in virtual time the disk is behind, in real time hardly
+        flight.logbook._jobs.put(written.set)
+        written.wait(60)
         os.kill(os.getpid(), 9)
 flight.troubles["read"] = kill
 flight.troubles["see"] = lambda since_s: since_s > 0.5
