@@ -286,12 +286,13 @@ def _report(name: str, error: Exception) -> int:
     if isinstance(error, HydraException | OmegaConfBaseException):
         print(f"vla {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR
-    in_a_worker = type(error).__name__ == "WorkerCrash"
+    told = getattr(error, "told", None)  # what an error in a worker said to people
+    in_a_worker = hasattr(error, "told") and not told
     if (in_a_worker or isinstance(error, ImportError | AttributeError)) and (missing := missing_libraries()):
         print(f"vla {name}: {missing}", file=sys.stderr)
         return FAILURE
     if ours or isinstance(error, ValueError | OSError):
-        print(f"vla {name}: {getattr(error, 'told', None) or error}", file=sys.stderr)
+        print(f"vla {name}: {told or error}", file=sys.stderr)
         return FAILURE
     traceback.print_exception(error)
     return FAILURE

@@ -199,9 +199,9 @@ class TabletopEnv(gymnasium.Env):
     def questions(self, rng: np.random.Generator, n: int) -> list[dict[str, str]]:
         """Return n questions about the present frame (truth.py), the first one points at what the subtask names.
 
-        One asks whether a subtask is accomplished: the present one or, as often, one that came before it.
+        The next one often asks whether a subtask is accomplished: the present one or, as often, an earlier one.
         """
-        asked = self._index if rng.random() < 0.5 else int(rng.integers(self._index + 1))
+        asked = int(rng.integers(self._index)) if self._index and rng.random() < 0.5 else self._index
         return truth.questions(self.world, self.goal, self._boxes(), rng, n, judged=self.layout.goals[asked])
 
     def target_questions(self) -> list[dict[str, str]]:

@@ -87,6 +87,8 @@ def draw(
         raise ValueError(f"task kinds {unknown} are not known; possible: {', '.join(KINDS)}")
     if goals is not None:
         _check_slots(goals)
+        if sum(goal.kind == "press" for goal in goals) > 1:
+            raise ValueError("the button is pressed twice, but once it was pressed it stays lit: ask for it once")
     for _ in range(_TRIES):
         asked = tuple(goals) if goals is not None else _draw_goals(rng, kinds, subtasks, split)
         named = _named(asked)
@@ -107,7 +109,7 @@ def draw(
                 drawer_shift=(shift[0], shift[1]),
                 button_shift=(shift[2], shift[3]),
                 start=tuple(start),
-                lit=not to_press and bool(rng.random() < LIT_SHARE),
+                lit=not to_press and bool(rng.spawn(1)[0].random() < LIT_SHARE),  # the looks do not hang on it
             )
     raise ValueError(f"no scene for {list(goals) if goals else list(kinds)} in {_TRIES} draws: ask for fewer objects")
 

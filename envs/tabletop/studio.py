@@ -90,7 +90,11 @@ class StudioEnv(TabletopEnv):
         if self.render_mode != "human":
             return
         if self._window is None:
-            self._window = mujoco.viewer.launch_passive(self.model, self.data, show_left_ui=False, show_right_ui=False)
+            try:
+                panels = {"show_left_ui": False, "show_right_ui": False}
+                self._window = mujoco.viewer.launch_passive(self.model, self.data, **panels)
+            except Exception as error:  # whatever the window system says
+                raise WindowError(f"no window can be opened ({error}): without a display leave view out") from error
             own = self._window.cam  # the visitor may turn it afterwards
             own.lookat[:], own.distance = self._camera.lookat, self._camera.distance
             own.azimuth, own.elevation = self._camera.azimuth, self._camera.elevation

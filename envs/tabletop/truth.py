@@ -2,7 +2,8 @@
 
 Lower case, words only, no final punctuation. Boxes are "<box x0 y0 x1 y1>", integers 0..1023 across the front image.
 Each is a dict of question, answer and type (caption, yesno, where, which or point). Yes and no are drawn with equal
-chance, from question forms that both answers fit in the present frame, so that no form gives its answer away.
+chance, from question forms that both answers fit in the present frame, so that no form gives its answer away; only
+whether the goal is accomplished is asked as it comes, and that is more often yes at the end of a demonstration.
 """
 
 from itertools import permutations
@@ -10,7 +11,7 @@ from itertools import permutations
 import numpy as np
 
 from envs.tabletop import scene
-from envs.tabletop.goals import GAP_M, Goal, gap, is_in, is_on
+from envs.tabletop.goals import CLOSED, GAP_M, OPENED, Goal, gap, is_in, is_on
 from envs.tabletop.language import object_names
 from envs.tabletop.world import World
 
@@ -18,7 +19,8 @@ Box = tuple[int, int, int, int]
 BOX_BINS = 1024
 LEAST_PIXELS = 6  # fewer visible ones count as not visible
 NOT_VISIBLE = "not visible"
-UNDONE_SHARE = 0.3  # of the frames in which the goal is not accomplished are asked about that
+UNDONE_SHARE = 0.5  # of the frames in which the goal is not accomplished are asked about that
+SIDE_WORDS = {"left": "left", "right": "right", "forward": "far", "back": "near"}  # of the place where a push ends
 NUMBERS = ("no", "one", "two", "three", "four")
 _SIDE_M = 0.047  # the table is named in thirds across: left, middle, right
 _MIDDLE_X = 0.205  # and in halves: near, far
@@ -73,7 +75,7 @@ def questions(
     targets = target_questions(goal, seen)
     drawn = [targets[rng.integers(len(targets))]]
     accomplished = goal_question(world, judged or goal)
-    if accomplished and rng.random() < (UNDONE_SHARE if accomplished["answer"] == "no" else 1.0):
+    if accomplished and rng.random() < (1.0 if _says_done(accomplished, judged or goal) else UNDONE_SHARE):
         drawn.append(accomplished)
     makers = (_caption, _yesno, _yesno, _where, _which, _point)
     while len(drawn) < n:
@@ -108,6 +110,10 @@ def goal_question(world: World, goal: Goal) -> dict[str, str] | None:
     if goal.kind in ("place", "stack") and words not in yes:
         no = [words]
     return _answer(words, "yes" if words in yes else "no", "yesno") if words in (*yes, *no) else None
+
+
+def _says_done(question: dict[str, str], goal: Goal) -> bool:
+    return (SIDE_WORDS[goal.side] if goal.side else "yes") in question["answer"].split()
 
 
 def describe(world: World) -> str:
@@ -201,9 +207,9 @@ def _holding(world: World) -> tuple[list[str], list[str]]:
 
 
 def _drawer(world: World) -> tuple[list[str], list[str]]:
-    if 0.15 < world.drawer_opening < 0.75:
+    if CLOSED < world.drawer_opening < OPENED:
         return [], []
-    is_open = world.drawer_opening > 0.5
+    is_open = world.drawer_opening >= OPENED
     opened, closed = ["is the drawer open"], ["is the drawer closed"]
     return (opened, closed) if is_open else (closed, opened)
 

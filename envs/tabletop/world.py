@@ -32,7 +32,10 @@ class Item:
 
 
 class World:
-    """Reads a MuJoCo state in the words of the tabletop: positions in the arm's base frame [m], angles [rad]."""
+    """Reads a MuJoCo state in the words of the tabletop: positions in the arm's base frame [m], angles [rad].
+
+    All but the button's lamp, which it keeps and shows in the model: one model has one world at a time.
+    """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, items: dict[str, Item], lit: bool = False):
         """lit: whether the button's lamp is on from the beginning."""

@@ -41,6 +41,11 @@ def test_checks_are_questions_that_the_scene_answers():
     assert TABLETOP.parse("press the button").check == "is the button lit"
 
 
+def test_a_skill_can_only_undo_another_one():
+    with pytest.raises(ValueError, match="undoes 'opne'; possible: close"):
+        Grammar({"close": {"say": "close it", "undoes": "opne"}}, {}, [])
+
+
 def test_a_push_is_over_in_the_part_of_the_table_where_the_world_says_that_it_ends():
     places = {}
     for side, (x, y) in DIRECTIONS.items():

@@ -20,7 +20,7 @@ class Retreating:
 
     def __init__(self, body="fake", heard=None):
         self.body, self.heard = body, heard if heard is not None else []
-        self.history = None
+        self.history, self.back_after = None, None
 
     def check(self, embodiment: Embodiment) -> None:
         if embodiment.name != self.body:
@@ -28,9 +28,10 @@ class Retreating:
 
     def act(self, observations):
         self.heard += [observation.instruction for observation in observations]
+        done = 1.0 if self.heard.count(READY) == self.back_after else None
         start = observations[0].state[0]
         actions = np.array([[start - 0.05 * step, 0] for step in range(1, 17)], np.float32)
-        return [ActionChunk(actions, dt_s=0.1, time_s=0.0)]
+        return [ActionChunk(actions, dt_s=0.1, time_s=0.0, done=done)]
 
 
 def driven(root, workers=1, policy=Retreating, **changes):
@@ -87,16 +88,17 @@ def test_it_is_asked_with_the_operators_words_in_some_episodes_and_the_planners_
 def test_between_two_subtasks_it_mostly_returns_to_the_ready_pose_if_it_knows_one():
     backs = []
     for seed in range(40):
-        for knows in (True, False):
+        for knows, back_after in ((True, None), (True, 4), (False, None)):
             said = []
             policy = Retreating(heard=said)
-            policy.ready = np.zeros(2) if knows else None
+            policy.ready, policy.back_after = np.zeros(2) if knows else None, back_after
             rollin, world = RollIn(policy, seed, 10 * LIMIT), point_world.FakeWorld()
             observation, info = world.reset(seed=seed)
             for step in range(100):
                 rollin.act(observation, info | {"subtask": info["subtask"] | {"index": step // 50}})
-            backs.append(said.count(READY) * EXECUTED)
-            assert knows or not backs[-1]
+            assert said.count(READY) <= (back_after + 1 if back_after else 20) and (knows or READY not in said)
+            if knows and not back_after:
+                backs.append(said.count(READY) * EXECUTED)
     assert 20 < np.count_nonzero(backs) < 36
     assert all(steps == 0 or BACK[1] <= steps < 1.3 * BACK[1] for steps in backs)  # a border of stretches asks anew
 

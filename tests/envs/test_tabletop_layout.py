@@ -107,7 +107,9 @@ def test_given_goals_are_kept_and_impossible_ones_refused():
         draw(np.random.default_rng(0), kinds=("open",), subtasks=(2, 2))
 
 
-def test_a_button_that_is_to_be_pressed_is_dark_at_first():
+def test_a_button_that_is_to_be_pressed_is_dark_at_first_and_is_pressed_once():
+    with pytest.raises(ValueError, match="ask for it once"):
+        draw(np.random.default_rng(0), [], goals=[Goal("press"), Goal("open"), Goal("press")])
     for kind, possible in (("press", {False}), ("open", {False}), ("place", {False, True})):
         assert {draw(np.random.default_rng(seed), [kind]).lit for seed in range(20)} == possible
 

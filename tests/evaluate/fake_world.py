@@ -32,9 +32,9 @@ class FakeWorld(gymnasium.Env):
 
     metadata: ClassVar[dict] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
 
-    def __init__(self, kinds=("reach",), subtasks=1, raise_seeds=(), die_seeds=(), render_mode=None, **_):
+    def __init__(self, kinds=("reach",), subtasks=1, raise_seeds=(), die_seeds=(), render_mode=None, because="", **_):
         self.kinds, self.subtasks = kinds, subtasks
-        self.raise_seeds, self.die_seeds = raise_seeds, die_seeds
+        self.raise_seeds, self.die_seeds, self.because = raise_seeds, die_seeds, because
         self.render_mode = render_mode
         box = gymnasium.spaces.Box
         pixels: dict[str, gymnasium.Space] = {
@@ -61,7 +61,7 @@ class FakeWorld(gymnasium.Env):
         super().reset(seed=seed)
         self.seed_now = seed
         if seed in self.raise_seeds:
-            raise RuntimeError(f"the world breaks at seed {seed}")
+            raise RuntimeError(self.because or f"the world breaks at seed {seed}")
         text = (options or {}).get("instruction")
         if text is not None and not any(word in PLACES for word in text.split()):
             raise ValueError(f"{text!r} names no place; there are {list(PLACES)}")

@@ -119,18 +119,18 @@ def test_a_slow_model_holds_nothing_up_and_its_answers_tell_their_time_and_age(v
 
 
 class Patient:
-    """A camera that gives its next frame when the last one was measured, and says when there are no more."""
+    """A camera that gives its next frame when the last one was measured, once the model thinks about the first one."""
 
     name = "patient"
 
     def __init__(self) -> None:
-        self.measured, self.ended = threading.Semaphore(0), threading.Event()
+        self.measured, self.asked, self.ended = threading.Semaphore(0), threading.Event(), threading.Event()
 
     def frames(self, limits, facts):
         """Yield all of the scene."""
         for number, image in enumerate(SCENE.frames):
             yield Frame(number / 20, image)
-            assert self.measured.acquire(timeout=60)
+            assert self.measured.acquire(timeout=60) and self.asked.wait(60)
         self.ended.set()
 
     def detect(self, image):
@@ -144,6 +144,7 @@ def test_no_frame_waits_for_the_model(tmp_path):
 
     def thinking(image, time_s, why, question):
         asked_s.append(time_s)
+        source.asked.set()
         assert source.ended.wait(60)
         return "an arm"
 

@@ -29,8 +29,8 @@ class Skill:
     undoes: str = ""  # the name of the skill whose result it takes back
 
     def replaces(self, earlier: "Skill") -> bool:
-        """Say whether nothing need be left of an earlier skill: this one moves the same thing, or takes it back."""
-        return self.undoes == earlier.name or (bool(self.things) and self.things[:1] == earlier.things[:1])
+        """Say whether nothing need be left of an earlier skill: this one takes it back, or moves what it named."""
+        return self.undoes == earlier.name or (bool(self.things) and self.things[0] in earlier.things)
 
 
 class Grammar:
@@ -53,6 +53,8 @@ class Grammar:
         values = {slot: [" ".join(words) for words in product(*lists)] for slot, lists in slots.items()}
         self._skills: dict[str, Skill] = {}  # by every wording
         for name, skill in skills.items():
+            if skill.get("undoes", name) not in skills:
+                raise ValueError(f"skill {name} undoes {skill['undoes']!r}; possible: {', '.join(skills)}")
             names = re.findall(r"{(\w+)}", skill["say"])
             if unknown := sorted(set(names) - set(values)):
                 raise ValueError(f"skill {name} has the slots {unknown}; possible: {', '.join(values)}")

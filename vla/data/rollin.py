@@ -54,6 +54,8 @@ class RollIn:
 
     def _step_back_between(self, subtask: int) -> None:
         """Begin to step back when the next subtask has begun, and count until that is over."""
+        if self._back_steps == 1:
+            self._queue = []
         self._back_steps = max(0, self._back_steps - 1)
         if subtask != self._subtask:
             self._subtask, self._queue = subtask, []
@@ -66,7 +68,7 @@ class RollIn:
         seen = Observation.from_gym(dict(observation), READY if self._back_steps else words, time.monotonic())
         chunk = self._policy.act([seen])[0]
         if self._back_steps and (chunk.done or 0.0) >= 0.5:
-            self._back_steps = 0
+            self._back_steps = EXECUTED  # this chunk is the last one
         return list(chunk.actions[:EXECUTED])
 
 

@@ -83,10 +83,11 @@ def show(
     refusal = unknown(policy, own, instructions) if own else None
     if refusal is None:
         with Workers(1 if view else workers) as pool:
-            refusal = impossible(pool, cases[0], instructions, view)
+            refusal = impossible(pool, cases[0], instructions) if own or view else None
             if refusal is None:
-                flown = {"policy": policy, "workers": pool, "pacing": Pacing(**pacing), "grammar": grammar}
-                episodes = fly(cases, to_the_end=not view, **flown)
+                episodes = fly(cases, policy=policy, workers=pool, pacing=Pacing(**pacing), grammar=grammar)
+        if episodes and all(episode.crash is not None for episode in episodes):
+            raise WorkerCrash(str(episodes[0].crash))
     if refusal is not None:
         print(f"  “{refusal.instruction}” is not carried out. {refusal.reason}")
         print("  The arm did not move. Try for example: " + "; ".join(f"“{text}”" for text in refusal.examples))
@@ -107,17 +108,14 @@ def unknown(policy: PlanningPolicy, text: str, examples: Sequence[str]) -> Refus
     return Refusal(text, f"The policy does not know {these}: {', '.join(f'“{word}”' for word in words)}.", examples)
 
 
-def impossible(pool: Workers, case: Case, examples: Sequence[str], view: bool = False) -> Refusal | None:
+def impossible(pool: Workers, case: Case, examples: Sequence[str]) -> Refusal | None:
     """Say why the world cannot be set up for the case's instruction; None when it can.
 
-    Raises WorkerCrash where the world cannot be shown at all, whatever the instruction.
+    Raises WorkerCrash where it is not the instruction that stands in the way.
     """
     try:
         pool.all[0].ask("reset", case.world, case.seed, case.options, False)
     except WorkerCrash as crash:
-        if crash.refusal is None and view and crash.told is None:
-            told = f"no window can be opened ({last_words(str(crash))}): is the display there? If not, leave view out"
-            raise WorkerCrash(str(crash), told) from None
         if crash.refusal is None:
             raise
         return Refusal(case.options["instruction"], f"The world cannot be set up for it: {crash.refusal}.", examples)
@@ -128,27 +126,21 @@ class Closed(Exception):
     """Somebody has seen enough."""
 
 
-def fly(
-    cases: Sequence[Case],
-    *,
-    policy: PlanningPolicy,
-    workers: Workers,
-    pacing: Pacing,
-    grammar: Grammar,
-    to_the_end: bool,
-) -> list[Episode]:
-    """Run the cases with a live line each; return their episodes in the same order.
+CLOSED = "the window was closed"  # what a world says then
 
-    to_the_end: go on when one crashes; a window that was closed is not opened again.
-    """
+
+def fly(
+    cases: Sequence[Case], *, policy: PlanningPolicy, workers: Workers, pacing: Pacing, grammar: Grammar
+) -> list[Episode]:
+    """Run the cases with a live line each, unless the window is closed; return their episodes in the same order."""
     episodes: list[Episode] = []
     with Lines() as lines, suppress(Closed):
 
         def landed(episode: Episode) -> None:
+            if episode.crash is not None and CLOSED in last_words(episode.crash):
+                raise Closed
             lines.close(episode, verdict(episode))
             episodes.append(episode)
-            if episode.crash is not None and not to_the_end:
-                raise Closed
 
         run(
             cases,
@@ -229,6 +221,8 @@ def _headline(episodes: Sequence[Episode], refusal: Refusal | None) -> str:
     if refusal is not None:
         return "The arm did not move"
     good, count = sum(episode.success for episode in episodes), len(episodes)
+    if count == 0:
+        return "The window was closed before anything was carried out"
     if good == 0:
         return "The instruction was not carried out" if count == 1 else f"None of {count} instructions was carried out"
     return "The instruction was carried out" if count == 1 else f"{good} of {count} instructions carried out"
