@@ -91,8 +91,8 @@ class StudioEnv(TabletopEnv):
             return
         if self._window is None:
             try:
-                panels = {"show_left_ui": False, "show_right_ui": False}
-                self._window = mujoco.viewer.launch_passive(self.model, self.data, **panels)
+                show = mujoco.viewer.launch_passive
+                self._window = show(self.model, self.data, show_left_ui=False, show_right_ui=False)
             except Exception as error:  # whatever the window system says
                 raise WindowError(f"no window can be opened ({error}): without a display leave view out") from error
             own = self._window.cam  # the visitor may turn it afterwards
