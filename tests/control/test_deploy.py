@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from arms import SEEING, Flight, Walker
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from envs.robots.twin import SteppedTwin
 from vla.cli import run
@@ -112,6 +114,11 @@ def test_the_shipped_policy_knows_its_front_camera(policy):
     assert not mistakes({"front": image}, policy.glimpses)
     for what, undo in UNDO.items():
         assert mistakes({"front": np.ascontiguousarray(undo(image))}, policy.glimpses) == {"front": what}
+
+
+def test_the_shipped_policy_knows_every_word_that_it_is_told_and_asked_in_long_instructions(policy):
+    grammar = instantiate(OmegaConf.load("configs/skills/tabletop.yaml"))
+    assert not {word for skill in grammar for word in policy.unknown_words(f"{skill.text} {skill.check}")}
 
 
 def test_another_body_is_refused_before_anything_moves(policy):

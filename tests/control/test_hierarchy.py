@@ -212,14 +212,19 @@ def test_what_is_in_the_hand_at_last_is_kept_there():
     hierarchy = begun(PICK, step_back=True, subtask_timeout_steps=20)
     hierarchy.take_prediction(0.1, 20)
     hierarchy.take_checks([True], 20)
+    settle(hierarchy, 20)
     assert hierarchy.finished == [PICK] and hierarchy.wants_plan
 
 
-def test_nobody_steps_back_with_something_in_the_hand():
-    hierarchy = begun(PICK, step_back=True)
-    say_done(hierarchy, 10)
-    hierarchy.take_checks([True], 12)
-    assert hierarchy.finished == [PICK] and hierarchy.wants_plan
+def test_nobody_steps_back_with_something_in_the_hand_but_the_hand_goes_on_for_a_moment():
+    for switch in ("completion", "timer"):
+        hierarchy = begun(PICK, step_back=True, switch=switch, timer_steps=12)
+        say_done(hierarchy, 11)
+        if switch == "completion":
+            hierarchy.take_checks([True], 12)
+        assert hierarchy.subtask == PICK.text and hierarchy.finished == []  # it may not be lifted all the way yet
+        settle(hierarchy, 12)
+        assert hierarchy.finished == [PICK] and hierarchy.wants_plan
 
 
 def test_after_a_skill_without_a_question_the_arm_steps_back_once():

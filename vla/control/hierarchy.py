@@ -196,6 +196,11 @@ class Hierarchy:
         """Whether the present subtask is checked when it was declared done."""
         return bool(self.pacing.check and self.skill and self.skill.check) and self.pacing.switch == "completion"
 
+    @property
+    def _holds(self) -> bool:
+        """Whether the present subtask ends with something in the hand, which must not step back."""
+        return self.skill is not None and self.skill.holds
+
     def _look_back(self, skill: Skill, step: int) -> None:
         """Step back from what has taken too long and, where that can be asked, see if it is accomplished."""
         if not self._asks:
@@ -212,10 +217,9 @@ class Hierarchy:
             self._leave("back", step)
 
     def _leave(self, how: str, step: int) -> None:
-        """Begin to leave alone what was done or tried, unless it is to stay in the hand."""
-        holds = self.skill is not None and self.skill.holds
-        if self.pacing.step_back and not holds:
-            self._leaving, self._leaving_since = how, step
+        """Begin to leave alone what was done or tried; what stays in the hand only settles there."""
+        if self.pacing.step_back:
+            self._leaving, self._leaving_since = "settling" if self._holds else how, step
         elif self.skill:
             self._complete(step)
 
@@ -224,7 +228,9 @@ class Hierarchy:
         passed = step - self._leaving_since
         if self._leaving == "settling":
             if passed >= self.pacing.settle_steps:
-                self._leaving, self._leaving_since = "back", step
+                self._leaving, self._leaving_since = None if self._holds else "back", step
+                if self._holds:
+                    self._complete(step)
         elif passed >= self.pacing.step_back_steps or (done is not None and done >= self.pacing.threshold):
             self._leaving, self._is_back = None, True
             last = self._attempt >= self.pacing.attempts and not self._overdue
