@@ -139,7 +139,7 @@ def test_anything_else_is_refused_and_the_arm_gets_nothing(said, reason):
 
 def test_what_the_arm_hides_now_may_be_named_if_it_was_in_sight_before():
     said = "press the button, then put the red cube in the blue bowl"
-    eyes, planner = Eyes(["red cube", "blue bowl"]), ScriptedPlanner(said.split(", then "))
+    eyes, planner = Eyes(["red cube", "blue bowl"], ["is the button lit"]), ScriptedPlanner(said.split(", then "))
     hierarchy, supervisor = Hierarchy(said, Pacing()), Supervisor(planner, TABLETOP, eyes)
     seen = dataclasses.replace(SEEN, instruction=said)
     supervisor.serve([Turn(hierarchy, seen, 0)])

@@ -53,7 +53,7 @@ def planner():
 
 @pytest.fixture
 def stepping(planner):
-    eyes = Eyes(["red cube", "blue bowl"], true=["is the red cube in the blue bowl"])
+    eyes = Eyes(["red cube", "blue bowl"], true=["is the red cube in the blue bowl", "is the button lit"])
     stepping = Stepping(Supervisor(planner, TABLETOP, eyes), "tidy up, then rest", Pacing(), control_hz=10)
     yield stepping
     planner.may_answer.set()

@@ -97,7 +97,7 @@ def test_one_checkpoint_moves_both_bodies_and_no_third(demonstrations, stiff, tm
         chunk = policy.act([blank(body, state)], given=np.stack([[state] * 3]), given_steps=2)[0]
         assert chunk.actions.shape == (16, joints)
         np.testing.assert_allclose(chunk.actions[:2], np.stack([state] * 2), atol=1e-4)
-        low, high = np.array(body.position_min), np.array(body.position_max)
+        low, high = np.float32(body.position_min), np.float32(body.position_max)
         assert (chunk.actions >= low).all() and (chunk.actions <= high).all()
     third = dataclasses.replace(policy.embodiment, name="third")
     with pytest.raises(ContractError, match=r"(?s)name: 'so101' here, 'third' there.*'so101_stiff_wrist' here"):
