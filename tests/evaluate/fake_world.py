@@ -60,6 +60,8 @@ class FakeWorld(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.seed_now = seed
+        if seed in self.die_seeds and self.render_mode == "human":
+            os._exit(1)  # as GLFW does without a display
         if seed in self.raise_seeds:
             raise RuntimeError(self.because or f"the world breaks at seed {seed}")
         text = (options or {}).get("instruction")

@@ -95,6 +95,13 @@ def test_without_a_display_no_window_opens_and_the_reason_is_told(monkeypatch):
         StudioEnv(render_mode="human")
 
 
+def test_a_window_system_that_ends_the_process_is_told_as_a_window_that_cannot_open(tmp_path):
+    world = {**SETTINGS["world"], "kwargs": {"die_seeds": [3]}}
+    with pytest.raises(WorkerCrash) as crash:
+        show(tmp_path, view=True, world=world)
+    assert "leave view out" in crash.value.told
+
+
 def test_what_a_world_says_to_people_comes_through():
     with Workers(1) as workers, pytest.raises(WorkerCrash) as crash:
         workers.all[0].ask("open", World("envs:tabletop/Mixed-v0", {"split": "nowhere"}))

@@ -116,6 +116,9 @@ def impossible(pool: Workers, case: Case, examples: Sequence[str]) -> Refusal | 
     try:
         pool.all[0].ask("reset", case.world, case.seed, case.options, False)
     except WorkerCrash as crash:
+        if crash.refusal is None and crash.died and case.world.kwargs.get("render_mode") == "human":
+            told = "no window can be opened: is the display there? Without one leave view out"
+            raise WorkerCrash(str(crash), told) from None
         if crash.refusal is None:
             raise
         return Refusal(case.options["instruction"], f"The world cannot be set up for it: {crash.refusal}.", examples)

@@ -22,7 +22,7 @@ class WorkerCrash(RuntimeError):
     def __init__(self, message: str, told: str | None = None, refuses: bool = False):
         """told: what was said for people to read; refuses: by a ValueError, about what was asked for."""
         super().__init__(message)
-        self.told = told
+        self.told, self.died = told, False
         self.refusal = told if refuses else None
 
 
@@ -170,7 +170,9 @@ class Worker:
             code = self.process.exitcode
             self.connection.close()
             self._start()
-            raise WorkerCrash(f"the environment's process died with exit code {code}") from None
+            crash = WorkerCrash(f"the environment's process died with exit code {code}")
+            crash.died = True
+            raise crash from None
         if not fine:
             raise WorkerCrash(*value)
         return value
