@@ -185,14 +185,15 @@ def test_a_servo_that_shut_down_says_that_it_needs_a_human(how):
     assert [error.latched for error in errors] == [how == "latched"] * 5
 
 
-def test_a_blocked_joint_stays_and_the_others_move():
-    bench = Bench(fault("bus", "wrong", how="blocked"))
+@pytest.mark.parametrize(("number", "joint"), [(0, 0), (1, 0), (2, 1)])  # by default the first one
+def test_a_blocked_joint_stays_and_the_others_move(number, joint):
+    bench = Bench(fault("bus", "wrong", how="blocked", amount=number))
     for tick in range(20):
         bench.injection.robot.send_action(np.array([tick, tick]))
         bench.clock.advance(0.02)
     sent = np.array(bench.robot.sent)
-    assert sent[:, 1].tolist() == list(range(20))
-    assert sent[:, 0].tolist() == [*range(5), *[5] * 10, *range(15, 20)]
+    assert sent[:, 1 - joint].tolist() == list(range(20))
+    assert sent[:, joint].tolist() == [*range(5), *[5] * 10, *range(15, 20)]
 
 
 @pytest.mark.parametrize(("kind", "amount", "age_s"), [("stuck", 0, 0.2), ("delayed", 0.06, 0.06)])

@@ -35,3 +35,12 @@ def test_the_first_step_must_be_near_while_engaging_but_for_the_gripper():
     far, squeezed = START + np.array([0.4, 0.0]), START + np.array([0.0, 0.4])
     assert leap(chunk(far), START, ARM, engaging=True) and not leap(chunk(far), START, ARM, engaging=False)
     assert not leap(chunk(squeezed), START, ARM, engaging=True)
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_joints_in_a_wrong_order_are_told_by_all_of_them_leaping_a_little_less(step):
+    path = np.tile(START, (8, 1))
+    path[step:] += 2 * STEPS
+    assert f"its step {step} moves the joints at 2.0 times" in leap(chunk(*path), START, ARM, engaging=False)
+    path[step:, 1] = START[1]
+    assert not leap(chunk(*path), START, ARM, engaging=False)

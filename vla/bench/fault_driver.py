@@ -15,6 +15,8 @@ from vla.types import ActionChunk, Embodiment, Observation
 
 HORIZON = 16  # steps of a chunk of the driver
 SAME = 0.02  # joints that are closer than this are at the same place of the path
+HAND = 0.02  # of its range in a step, by which a hand that opens or closes moves
+PATIENCE = 2  # steps for each one of the demonstration in which the hand moves
 
 
 class Demonstration(Protocol):
@@ -26,12 +28,20 @@ class Demonstration(Protocol):
 
 
 class Follower:
-    """A policy that follows a path from wherever on it the arm is; `done` says that the first or second half is."""
+    """A policy that follows a path from wherever on it the arm is; `done` says that the first or second half is.
+
+    It gives the hand more time than the demonstrator did: after a fault it may find itself a step ahead on the path,
+    and must not lift what it has not got hold of.
+    """
 
     def __init__(self, embodiment: Embodiment, path: Demonstration, pick: str):
         """Take the path; `pick` is the instruction that is done when the object has been lifted."""
-        self.embodiment, self._path, self._pick = embodiment, path, pick
-        self._lifted = int(np.argmax(path.lifted)) + 1
+        self.embodiment, self._pick = embodiment, pick
+        hands = np.stack([path.targets[:, -1], path.joints[:, -1]])
+        moves = (np.abs(np.diff(hands, axis=1, prepend=hands[:, :1])) > HAND).any(axis=0)
+        steps = np.repeat(np.arange(len(moves)), np.where(moves, PATIENCE, 1))
+        self._targets, self._joints = path.targets[steps], path.joints[steps]
+        self._lifted = int(np.argmax(path.lifted[steps])) + 1
         self._index = 0
 
     def act(
@@ -41,10 +51,10 @@ class Follower:
         chunks = []
         for observation in observations:
             index = self._find(observation.state)
-            last = self._lifted if observation.instruction == self._pick else len(self._path.targets) - 1
+            last = self._lifted if observation.instruction == self._pick else len(self._targets) - 1
             first = index if given is None or not given_steps else self._after(given[0, given_steps - 1], index)
             steps = np.clip(np.arange(first - given_steps, first - given_steps + HORIZON), 0, max(last, index))
-            actions = self._path.targets[steps].astype(np.float32)
+            actions = self._targets[steps].astype(np.float32)
             if given is not None:
                 actions[:given_steps] = given[0, :given_steps]
             done = 0.9 if index >= last - 1 else 0.1
@@ -53,13 +63,13 @@ class Follower:
 
     def _after(self, target: np.ndarray, index: int) -> int:
         """Return which step of the path follows a target that is decided already."""
-        near = self._path.targets[index : index + HORIZON // 2]
+        near = self._targets[index : index + HORIZON // 2]
         return index + int(np.abs(near - target).max(axis=1).argmin()) + 1
 
     def _find(self, state: np.ndarray) -> int:
         """Return how far along the path the arm is: the last place, ahead of the one before, where it could be."""
         first = self._index
-        distances = np.abs(self._path.joints[first : self._index + HORIZON] - state).max(axis=1)
+        distances = np.abs(self._joints[first : self._index + HORIZON] - state).max(axis=1)
         self._index = first + int(np.flatnonzero(distances <= distances.min() + SAME)[-1])
         return self._index
 

@@ -130,7 +130,7 @@ ROWS = (
     Row("the reply before, again and again", {1: (HOLD, 0.1)}, "bus", "stuck"),
     Row("a servo does not answer", {0.02: (HOLD, TICK_S), 1: (HOLD, TICK_S)}, "bus", "wrong", "servo", phases=ALL),
     Row("a servo has shut down", {0.5: (STOP1, TICK_S)}, "bus", "wrong", "latched", acknowledged=True),
-    Row("a joint is blocked", {2: (STOP1, 1.5)}, "bus", "wrong", "blocked", phases=(START,), acknowledged=True),
+    Row("a joint is blocked", {2: (STOP1, 1.5)}, "bus", "wrong", "blocked", 3, phases=(START,), acknowledged=True),
     Row("encoder leaps by 2 pi", {0.02: (DEGRADED, TICK_S), 1: (HOLD, 0.1)}, "bus", "wrong", "wrap"),
     Row("USB unplugged for a second", {1: (HOLD, TICK_S)}, "bus", "off"),
     Row("USB unplugged", {7: (STOP1, 5.1)}, "bus", "off", phases=(CARRY,), acknowledged=True),

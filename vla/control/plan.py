@@ -8,6 +8,7 @@ from scipy.interpolate import PchipInterpolator
 from vla.control.admission import FARTHEST_LEAP
 from vla.types import ActionChunk, Embodiment
 
+FARTHEST_TOGETHER = FARTHEST_LEAP / 2  # the same on average over all joints
 ROUNDING_S = 1e-6  # times closer than this are the same
 
 
@@ -66,14 +67,24 @@ def refusal(chunk: ActionChunk, embodiment: Embodiment) -> str:
 def leap(chunk: ActionChunk, start: np.ndarray, embodiment: Embodiment, engaging: bool) -> str:
     """Say where a chunk that begins at `start` float[A] jumps as no arm can; empty if it does not.
 
-    That is a wrong unit or order of joints: followed within the limits, it would still go to a wrong place. While
+    That is a wrong unit or order of joints: followed within the limits, it would still go to a wrong place. A joint may
+    be asked for FARTHEST_LEAP times its speed, since targets go ahead of joints, all of them together for less: chunks
+    of the shipped policy ask for half their speed on average at most, such in a wrong order for twice as much. While
     engaging, the first step must be one that the arm can make; only the gripper may be asked for more.
     """
     ways = np.abs(np.diff(np.concatenate([start[None], chunk.actions]), axis=0))
     shares = ways / (FARTHEST_LEAP * np.array(embodiment.velocity_max) * chunk.dt_s)
     if engaging:
         shares[0, :-1] *= FARTHEST_LEAP
-    if shares.max() <= 1:
-        return ""
-    step, joint = np.unravel_index(shares.argmax(), shares.shape)
-    return f"its step {step} moves {embodiment.joints[joint]} by {ways[step, joint]:.3g}, which no arm can do at once"
+    if shares.max() > 1:
+        step, joint = np.unravel_index(shares.argmax(), shares.shape)
+        return (
+            f"its step {step} moves {embodiment.joints[joint]} by {ways[step, joint]:.3g}, which no arm can do at once"
+        )
+    together = (ways / (np.array(embodiment.velocity_max) * chunk.dt_s)).mean(axis=1)
+    if together.max() > FARTHEST_TOGETHER:
+        fast = f"at {together.max():.1f} times their speed on average"
+        return (
+            f"its step {together.argmax()} moves the joints {fast}, which no arm can do; are they in the right order?"
+        )
+    return ""

@@ -46,7 +46,7 @@ class FaultyRobot:
             for name, other in zip(names, names[1:] + names[:1], strict=True)
         }
         self._past: deque[Measurement] = deque()
-        self._blocked: np.ndarray | None = None  # where the joints were when the first one got stuck
+        self._blocked: np.ndarray | None = None  # where the joints were when one of them got stuck
 
     def embodiment(self) -> dict[str, Any]:
         """Return what the robot says."""
@@ -70,10 +70,12 @@ class FaultyRobot:
         """Send the command, unless the fault keeps it from the servos."""
         fault = self._faults.of("bus")
         self._raise(fault)
-        blocked = fault is not None and fault.how == "blocked"
-        self._blocked = (action.copy() if self._blocked is None else self._blocked) if blocked else None
-        if self._blocked is not None:
-            action = np.array([self._blocked[0], *action[1:]])
+        if fault is not None and fault.how == "blocked":
+            self._blocked = action.copy() if self._blocked is None else self._blocked
+            stuck = np.arange(len(action)) == int(fault.amount) - 1
+            action = np.where(stuck, self._blocked, action)
+        else:
+            self._blocked = None
         if fault is None or fault.kind is not Kind.STUCK:
             self._robot.send_action(action)
 

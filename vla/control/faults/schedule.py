@@ -50,7 +50,7 @@ class Fault:
     """One part that fails in one way for a while.
 
     `name` is a part of POSSIBLE; a camera of several is "camera.NAME". Times count from the beginning of the run [s].
-    `amount` is seconds, for `intermittent` the share 0..1 that is lost.
+    `amount` is seconds, for `intermittent` the share 0..1 that is lost, for a blocked joint its number from 1 on.
     """
 
     name: str
