@@ -178,7 +178,7 @@ def _run(
         if behind_s > SLIP_S:
             began_s, slipped_s, behind_s = began_s + behind_s, slipped_s + behind_s, 0.0
         if plant.time_s >= exposures * period_s:
-            exposures = int(plant.time_s / period_s) + 1
+            exposures = next_exposure(exposures, plant.time_s, period_s)
             for name, image in plant.frames().items() if frames else ():
                 frames[name].put(time_s=now_s, image=image)
         elif behind_s >= scene.TIMESTEP_S:
@@ -186,6 +186,14 @@ def _run(
             state.put(time_s=now_s, joints=plant.joints())
         else:
             time.sleep(scene.TIMESTEP_S - behind_s)
+
+
+def next_exposure(exposures: int, time_s: float, period_s: float) -> int:
+    """Return which exposure comes next after number `exposures` at `time_s`; what is over already is left out.
+
+    Always a later one, also where rounding puts the time just before the exposure that it is the time of.
+    """
+    return max(exposures, int(time_s / period_s)) + 1
 
 
 class SteppedTwin:

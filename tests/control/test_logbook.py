@@ -124,3 +124,17 @@ def test_a_kill_loses_the_episode_under_way_and_nothing_else(tmp_path):
     flight.run(0.5)
     episodes = pq.ParquetDataset(sorted(tmp_path.glob("dataset/meta/episodes/*/*.parquet"))).read()
     assert len(episodes) == 2
+
+
+def test_a_reason_that_repeats_but_for_its_numbers_is_written_once_until_another_comes(tmp_path):
+    book = Logbook(tmp_path, SEEING, "pick", hz=50)
+    for tick in range(5):
+        book.event(0.02 * tick, "policy", reason=f"not there; next try in {1.5 - 0.02 * tick:.2f} s")
+    book.event(0.2, "state", state="HOLD")
+    book.event(0.3, "policy", reason="not there; next try in 1.2 s")
+    book.event(0.4, "state", state="NORMAL")
+    book.event(0.5, "state", state="NORMAL")
+    book.close({"success": False})
+    assert [(event["time_s"], event["event"]) for event in book.events] == [
+        (0.0, "policy"), (0.2, "state"), (0.3, "policy"), (0.4, "state"), (0.5, "state")
+    ]  # fmt: skip

@@ -6,11 +6,13 @@ from multiprocessing import get_context
 import gymnasium
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from envs.robots.mailbox import Mailbox
 from envs.robots.plant import Plant
-from envs.robots.twin import SteppedTwin, Twin, TwinError
-from envs.tabletop import arm
+from envs.robots.twin import SteppedTwin, Twin, TwinError, next_exposure
+from envs.tabletop import arm, scene
 
 PATIENCE_S = 120.0
 SIZE = {"front": (32, 48)}
@@ -51,6 +53,18 @@ def test_at_the_rate_of_its_tasks_the_twin_is_the_environment():
     assert truth["subtask"] == info["subtask"] and truth["is_success"] == info["is_success"]
     twin.close()
     env.close()
+
+
+@given(st.integers(0, 100_000), st.sampled_from([15.0, 25.0, 30.0, 60.0]))
+@example(820, 30.0)  # 4.1 s, the 123rd exposure but for rounding: the twin exposed it for ever
+@example(3380, 30.0)
+def test_every_exposure_is_followed_by_one_to_come(steps, camera_hz):
+    time_s, period_s = steps * scene.TIMESTEP_S, 1 / camera_hz
+    exposures = int(time_s / period_s)
+    for _ in range(2):
+        if time_s >= exposures * period_s:
+            exposures = next_exposure(exposures, time_s, period_s)
+    assert time_s < exposures * period_s <= time_s + 2.001 * period_s
 
 
 def test_physics_goes_on_without_commands_and_the_servos_hold():

@@ -17,6 +17,7 @@ HORIZON = 16  # steps of a chunk of the driver
 SAME = 0.02  # joints that are closer than this are at the same place of the path
 HAND = 0.02  # of its range in a step, by which a hand that opens or closes moves
 PATIENCE = 2  # steps for each one of the demonstration in which the hand moves
+ARRIVE = 3  # steps for the one before that
 
 
 class Demonstration(Protocol):
@@ -30,8 +31,8 @@ class Demonstration(Protocol):
 class Follower:
     """A policy that follows a path from wherever on it the arm is; `done` says that the first or second half is.
 
-    It gives the hand more time than the demonstrator did: after a fault it may find itself a step ahead on the path,
-    and must not lift what it has not got hold of.
+    It takes more time about the hand than the demonstrator did: during a fault the arm falls behind its targets, and
+    after it the driver may find itself a step ahead on the path.
     """
 
     def __init__(self, embodiment: Embodiment, path: Demonstration, pick: str):
@@ -39,7 +40,8 @@ class Follower:
         self.embodiment, self._pick = embodiment, pick
         hands = np.stack([path.targets[:, -1], path.joints[:, -1]])
         moves = (np.abs(np.diff(hands, axis=1, prepend=hands[:, :1])) > HAND).any(axis=0)
-        steps = np.repeat(np.arange(len(moves)), np.where(moves, PATIENCE, 1))
+        before = ~moves & np.append(moves[1:], False)
+        steps = np.repeat(np.arange(len(moves)), np.where(moves, PATIENCE, np.where(before, ARRIVE, 1)))
         self._targets, self._joints = path.targets[steps], path.joints[steps]
         self._lifted = int(np.argmax(path.lifted[steps])) + 1
         self._index = 0

@@ -14,6 +14,8 @@ import websockets.asyncio.server
 import websockets.sync.client
 from tqdm import trange
 
+from vla.bench import outage
+from vla.bench.outage import Outages
 from vla.control.listener import bind
 from vla.serve.client import RemotePolicy
 from vla.serve.limits import Limits
@@ -27,7 +29,9 @@ SLOWEST_S = 30.0  # for one answer
 HEADER_BYTES = 4  # that say how long a message over TCP is
 
 
-def measure(*, seed: int, calls: int, cameras: int, size: int, action_horizon: int) -> dict[str, Any]:
+def measure(
+    *, seed: int, calls: int, cameras: int, size: int, action_horizon: int, outages: Outages | None = None
+) -> dict[str, Any]:
     """Time `calls` round trips of each way, in turn, between two processes; one result.json worth of values.
 
     ours: `RemotePolicy.act` with `PolicyServer`, whose policy answers at once with the state that it was sent, so that
@@ -65,6 +69,7 @@ def measure(*, seed: int, calls: int, cameras: int, size: int, action_horizon: i
         "size": size,
         "action_horizon": action_horizon,
         "calls": calls,
+        **({"outages": outage.measure(outages, seed)} if outages and outages.count else {}),
     }
 
 

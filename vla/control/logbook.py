@@ -5,6 +5,7 @@ has happened, a dump is there whole or not at all, and the episode joins the dat
 """
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -27,6 +28,7 @@ FRAMES = 32  # may wait to be encoded; beyond that they are dropped and counted
 EVENTS = 1000  # are kept for the result
 DUMPS = 100  # stops of one run that are dumped
 ROOM_BYTES = 128 * 2**20  # that are left on the disk when recording ends by itself; two episodes need less
+NUMBER = re.compile(r"\d+(\.\d+)?")
 LOOK_EVERY = 50  # frames, at how much room there is
 
 
@@ -106,6 +108,7 @@ class Logbook:
         """Open the dataset, of which this run becomes the next episode; dumps hold the last `keep_s` at `hz` ticks."""
         self.folder, self.fault, self.dropped_frames = folder, "", 0
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
+        self._said = ("", "")  # the latest event and its reason without numbers
         self._instruction, self._patient, self._disk = instruction, patient, disk or Disk()
         self._ticks: deque[Tick] = deque(maxlen=max(1, round(keep_s * hz)))
         self._dumps = 0
@@ -123,7 +126,14 @@ class Logbook:
         self._thread.start()
 
     def event(self, now_s: float, event: str, **what: Any) -> None:
-        """Write down what happened at a time of the loop's clock."""
+        """Write down what happened at a time of the loop's clock; a reason that is repeated but for its numbers is not.
+
+        A policy that is not there fails in the same words at every tick.
+        """
+        words = NUMBER.sub("", str(what.get("reason", "")))
+        if words and (event, words) == self._said:
+            return
+        self._said = event, words
         entry = {"time_s": round(now_s, 6), "event": event, **what}
         self.events.append(entry)
         self._jobs.put(lambda: self._write_event({**entry, "wall": time.strftime("%Y-%m-%dT%H:%M:%S%z")}))
