@@ -35,7 +35,8 @@ def test_the_loop_in_c_keeps_its_deadlines(tmp_path):
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_every_loop_is_reported_idle_and_loaded():
-    result = measure(seed=0, rates=[50], seconds=0.2, body=arm.embodiment_limits())
+    result = measure(seed=0, rates=[50], seconds=0.2, body=arm.embodiment_limits(), drift_seconds=0.3)
+    assert result["drift"]["seconds"] == 0.3 and {"drift_us", "p99_us", "missed"} <= set(result["drift"])
     row = result["rates"]["50"]
     assert {"idle", "loaded", "c", "c_idle", "lerobot_idle", "openpi_loaded", "loaded_p99_to_c"} <= set(row)
     for name in ("idle", "loaded", "c"):

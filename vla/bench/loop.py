@@ -25,6 +25,7 @@ from vla.control.quiet import quiet_interpreter
 from vla.model.checkpoint import DEFAULT, load
 from vla.types import Embodiment, Observation
 
+DRIFT_HZ = 100.0
 Loop = Callable[[float, int, Callable[[float], object]], np.ndarray]  # (hz, ticks, work) -> wake-up times [s]
 
 C_LOOP = r"""
@@ -54,9 +55,17 @@ int main(int count, char **words) {
 
 
 def measure(
-    seed: int, rates: Sequence[float], seconds: float, body: Mapping[str, Any], checkpoint: str | None = None
+    seed: int,
+    rates: Sequence[float],
+    seconds: float,
+    body: Mapping[str, Any],
+    checkpoint: str | None = None,
+    drift_seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """Run every loop for `seconds` at each rate, idle and loaded; `body` is the arm whose guard does the work."""
+    """Run every loop for `seconds` at each rate, idle and loaded; `body` is the arm whose guard does the work.
+
+    `drift_seconds`: ours alone once more at DRIFT_HZ, loaded, for so long; 0 leaves that out.
+    """
     embodiment = Embodiment.from_dict({"control_hz": 10.0, "cameras": {}, **body})
     torch.set_num_threads(1)
     policy = load(checkpoint or DEFAULT)
@@ -75,7 +84,12 @@ def measure(
             row = {"idle": row.pop("ours_idle"), "loaded": row.pop("ours_loaded"), "c": row.pop("c_loaded"), **row}
             row["loaded_p99_to_c"] = row["loaded"]["p99_us"] / row["c"]["p99_us"]
             rows[f"{hz:g}"] = row
-    return {"rates": rows, "seconds_each": seconds}
+    result = {"rates": rows, "seconds_each": seconds}
+    if drift_seconds:
+        with _thinking(policy, seed):
+            woke_s = _ours(DRIFT_HZ, round(drift_seconds * DRIFT_HZ), _guarded(embodiment, DRIFT_HZ))
+        result["drift"] = {"hz": DRIFT_HZ, "seconds": drift_seconds, **period_errors(woke_s, DRIFT_HZ)}
+    return result
 
 
 def period_errors(woke_s: np.ndarray, hz: float) -> dict[str, float]:
