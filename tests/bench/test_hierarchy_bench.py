@@ -47,7 +47,7 @@ def test_what_other_questions_measured_is_not_taken_for_this(folder):
 
 
 def test_every_way_reports_success_and_subtasks(result):
-    for way in ("flat", "timer", "completion", "replan"):
+    for way in ("flat", "timer", "completion", "unrevised", "disturbed", "replan"):
         assert {"success_rate", "ci95", "subtasks_per_episode"} <= set(result[way])
         assert result[way]["episodes"] == 2
     assert {"difference", "ci95", "pairs"} <= set(result["paired"]["completion_against_flat"])
@@ -59,12 +59,15 @@ def test_a_policy_that_hears_the_first_word_only_needs_the_hierarchy(result):
     assert result["paired"]["completion_against_flat"]["difference"] == 1.0
 
 
-def test_only_the_last_two_ways_meet_mishaps_and_only_the_last_replans():
-    those = hierarchy.ways(Pacing())
+def test_only_the_last_three_ways_meet_mishaps_and_only_the_last_replans():
+    those = hierarchy.ways(Pacing(threshold=0.3))
+    unrevised = next(way for way in those if way.name == "unrevised").pacing
+    assert (unrevised.check, unrevised.attempts, unrevised.threshold) == (False, 1, 0.5)
     kinds = {way.name: (way.stepping, way.disturbed, way.pacing.switch, way.pacing.replan) for way in those}
     assert kinds["flat"] == (False, False, "completion", False)
     assert kinds["timer"] == (True, False, "timer", False)
     assert kinds["completion"] == (True, False, "completion", False)
+    assert kinds["unrevised"] == (True, True, "completion", False)
     assert kinds["disturbed"] == (True, True, "completion", False)
     assert kinds["replan"] == (True, True, "completion", True)
 
