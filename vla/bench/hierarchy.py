@@ -20,7 +20,6 @@ from vla.evaluate.summary import finished, long_horizon_row
 from vla.evaluate.workers import Workers
 from vla.model.checkpoint import DEFAULT, digest, load
 
-
 UNCHECKED = 0.5  # of the done probability, where what is declared done is believed, as in eval.yaml
 
 
