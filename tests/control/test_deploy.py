@@ -141,6 +141,17 @@ def test_real_time_chunking_needs_a_policy_that_continues(tmp_path):
     check_contract(Plain(), SEEING, Overlap())
 
 
+def test_guidance_is_asked_of_the_policy_and_refused_where_it_cannot_be_had(tmp_path):
+    policy, asked = Flight(tmp_path).policy, []
+    check_contract(policy, SEEING, RealTime())
+    with pytest.raises(ValueError, match="needs the checkpoint itself"):
+        check_contract(policy, SEEING, RealTime(guidance="identity"))
+    policy.guide = asked.append
+    for guidance in ("jacobian", None):
+        check_contract(policy, SEEING, RealTime(guidance=guidance))
+    assert asked == ["jacobian", None]
+
+
 def test_the_verb_runs_the_twin_in_real_time(tmp_path, monkeypatch):
     """How well it keeps time depends on the machine; that it runs, records and tells does not."""
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

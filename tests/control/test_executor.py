@@ -120,6 +120,22 @@ def test_a_foreseen_delay_leaves_nothing_to_blend(delay_s, seed):
     assert asked and all(len(question.given) * DT_S >= delay_s for question in asked)
 
 
+@pytest.mark.parametrize("guidance", [None, "identity"])
+def test_a_policy_that_is_led_sees_all_that_is_left_of_the_older_chunk(guidance):
+    questions: list[Question] = []
+
+    def think(question: Question) -> ActionChunk:
+        questions.append(question)
+        return clock_chunk(question.frame_s)
+
+    play(RealTime(max_given_steps=4, guidance=guidance), think, [0.6])
+    asked = [question for question in questions[3:] if question.lead is not None]
+    assert asked and all(question.given_steps == (7 if guidance else 4) for question in asked)
+    for question in asked:
+        assert len(question.given) > question.given_steps if guidance else len(question.given) == question.given_steps
+        np.testing.assert_allclose(question.given[:, 0], question.frame_s + DT_S * (1 + np.arange(len(question.given))))
+
+
 def test_a_delay_beyond_what_the_policy_knows_is_counted():
     rng = np.random.default_rng(0)
     executor, path = play(RealTime(), lambda question: restless_chunk(rng, question), [0.6])

@@ -16,7 +16,7 @@ PATIENCE_S = 60.0
 
 def request(frame_s: float, given: int = 0, asked_s: float = 0.0) -> Request:
     observation = Observation({}, np.zeros(2, np.float32), "go", frame_s)
-    return Request(observation, Question(frame_s, None, np.zeros((given, 2))), asked_s)
+    return Request(observation, Question(frame_s, None, np.zeros((given, 2)), given), asked_s)
 
 
 class Slow:

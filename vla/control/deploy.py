@@ -174,6 +174,12 @@ def check_contract(policy: Controller, body: Embodiment, strategy: Strategy) -> 
             f"strategy=rtc needs a policy that continues given steps, {type(policy).__name__} does not; "
             "possible: sequential, ensemble, overlap"
         )
+    if isinstance(strategy, RealTime):
+        lead = getattr(policy, "guide", None)
+        if lead is not None:
+            lead(strategy.guidance)
+        elif strategy.guidance:
+            raise ValueError(f"strategy.guidance={strategy.guidance} needs the checkpoint itself, not one behind a URL")
 
 
 @contextmanager

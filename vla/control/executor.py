@@ -25,7 +25,8 @@ class Question:
 
     frame_s: float
     lead: np.ndarray | None  # float64[2, A], targets one period before and then; None: the arm waited
-    given: np.ndarray  # float64[N, A], the first steps that are decided already
+    given: np.ndarray  # float64[N, A], the first steps, of which so many are decided already:
+    given_steps: int = 0  # the others are foreseen, for a policy that is led by them
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ class Executor:
             return None
         if self._waited(frame_s):
             return Question(frame_s, None, np.empty((0, 0)))
-        given = self.strategy.given(frame_s, self._dt_s, delay_s)
+        given, given_steps = self.strategy.given(frame_s, self._dt_s, delay_s)
         here = self.strategy.at(frame_s)
         before = self.strategy.at(frame_s - self._dt_s)
         lead = None if here is None else np.stack([here if before is None else before, here])
-        return Question(frame_s, lead, given)
+        return Question(frame_s, lead, given, given_steps)
 
     def take(self, chunk: ActionChunk, question: Question, now_s: float) -> str:
         """Take the answer to a question; returns why it is not followed, empty if it is."""
@@ -150,7 +151,7 @@ class Executor:
         assert question.lead is not None
         delay_s = now_s - question.frame_s
         self.counts["stale_steps"] += int(delay_s / chunk.dt_s + ROUNDING_S)
-        self.counts["unforeseen"] += bool(len(question.given)) and delay_s > len(question.given) * chunk.dt_s
+        self.counts["unforeseen"] += bool(question.given_steps) and delay_s > question.given_steps * chunk.dt_s
         before = self._motion(now_s)
         self.strategy.add(Plan(question.lead, chunk.actions, chunk.dt_s, question.frame_s), now_s)
         after = self._motion(now_s)

@@ -86,8 +86,9 @@ def answer(policy: Controller, request: Request) -> Answer:
 
 def _chunk(policy: Controller, request: Request) -> ActionChunk:
     act: Any = policy.act
-    given, observation = request.question.given, request.observation
-    chunks = act([observation], given=given[None], given_steps=len(given)) if len(given) else act([observation])
+    question, observation = request.question, request.observation
+    shown = {"given": question.given[None], "given_steps": question.given_steps} if len(question.given) else {}
+    chunks = act([observation], **shown)
     if len(chunks) != 1 or not isinstance(chunks[0], ActionChunk):
         raise TypeError(f"the policy answered one observation with {chunks!r:.100}, not with one chunk")
     if chunks[0].time_s != observation.time_s:

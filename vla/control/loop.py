@@ -354,7 +354,7 @@ class Loop:
             self._executor.counts["refused"] += 1
         else:
             why = self._executor.take(chunk, request.question, now_s)
-        what = {"frame_s": request.question.frame_s, "given": len(request.question.given), "dropped": why}
+        what = {"frame_s": request.question.frame_s, "given": request.question.given_steps, "dropped": why}
         self._logbook.chunk(now_s, chunk.actions, text=text, progress=chunk.progress, done=chunk.done, **what)
         return why if self._executor.counts["refused"] > refused else ""
 

@@ -27,8 +27,11 @@ class Strategy(Protocol):
         """
         ...
 
-    def given(self, frame_s: float, dt_s: float, delay_s: float) -> np.ndarray:
-        """Return the first steps float64[N, A] of a chunk for a frame that are decided before it can arrive."""
+    def given(self, frame_s: float, dt_s: float, delay_s: float) -> tuple[np.ndarray, int]:
+        """Return the first steps float64[N, A] of a chunk for a frame, and how many are decided before it can arrive.
+
+        More than these are there for a policy that is led by what older chunks foresaw.
+        """
         ...
 
     def add(self, plan: Plan, now_s: float) -> None:
@@ -61,9 +64,9 @@ class Sequential:
         """Look after the last step."""
         return asked_s is None and frame_s >= self.end_s - ROUNDING_S
 
-    def given(self, frame_s: float, dt_s: float, delay_s: float) -> np.ndarray:
+    def given(self, frame_s: float, dt_s: float, delay_s: float) -> tuple[np.ndarray, int]:
         """Give nothing: nothing is executed while the policy thinks."""
-        return np.empty((0, 0))
+        return np.empty((0, 0)), 0
 
     def add(self, plan: Plan, now_s: float) -> None:
         """Replace what was there."""
@@ -97,9 +100,9 @@ class Ensemble:
         """Look some steps after the newest plan began, sooner if it would end before the answer."""
         return not self._plans or _is_due(self._plans[-1], self.replan_steps, frame_s, delay_s, asked_s)
 
-    def given(self, frame_s: float, dt_s: float, delay_s: float) -> np.ndarray:
+    def given(self, frame_s: float, dt_s: float, delay_s: float) -> tuple[np.ndarray, int]:
         """Give nothing: every chunk is an opinion of its own."""
-        return np.empty((0, 0))
+        return np.empty((0, 0)), 0
 
     def add(self, plan: Plan, now_s: float) -> None:
         """Count the plan among the others."""
@@ -134,9 +137,9 @@ class Overlap:
         """Look some steps after the newest plan began, sooner if it would end before the answer."""
         return not self._fades or _is_due(self._fades[-1].plan, self.replan_steps, frame_s, delay_s, asked_s)
 
-    def given(self, frame_s: float, dt_s: float, delay_s: float) -> np.ndarray:
+    def given(self, frame_s: float, dt_s: float, delay_s: float) -> tuple[np.ndarray, int]:
         """Give nothing."""
-        return np.empty((0, 0))
+        return np.empty((0, 0)), 0
 
     def add(self, plan: Plan, now_s: float) -> None:
         """Fade the plan in; it is there at once where there was none."""
@@ -168,19 +171,26 @@ class RealTime(Overlap):
     trained in (Black et al. 2025b). The new chunk then begins with those very targets, and nothing has to be blended.
     A policy is only shown as many steps as in training: `max_given_steps` of its recipe. Where the delay is longer, the
     policy does not know what is executed between those and its answer; the answer is blended in as by `Overlap`.
+
+    With `guidance`, which flow heads can do without such training, the policy is led by all that the older chunk
+    foresaw (Black et al. 2025, model/guidance.py).
     """
 
-    def __init__(self, replan_steps: int = 3, max_given_steps: int = 4, blend_steps: int = 1):
+    def __init__(
+        self, replan_steps: int = 3, max_given_steps: int = 4, blend_steps: int = 1, guidance: str | None = None
+    ):
         """Look every `replan_steps`; `blend_steps` as in Overlap, for what the delay was longer than foreseen."""
         super().__init__(replan_steps, blend_steps)
-        self._max_given_steps = _positive(max_given_steps)
+        self._max_given_steps, self.guidance = _positive(max_given_steps), guidance
 
-    def given(self, frame_s: float, dt_s: float, delay_s: float) -> np.ndarray:
+    def given(self, frame_s: float, dt_s: float, delay_s: float) -> tuple[np.ndarray, int]:
         """Give the steps up to the one during which the answer comes, as many of them as the policy knows of."""
-        wanted = min(floor(delay_s / dt_s + ROUNDING_S) + 1, self._max_given_steps)
-        targets = [self.at(frame_s + (step + 1) * dt_s) for step in range(wanted)]
-        decided = [target for target in targets if target is not None]
-        return np.array(decided) if decided else np.empty((0, 0))
+        left = floor((self.end_s - frame_s) / dt_s + ROUNDING_S) if self._fades else 0
+        decided = min(floor(delay_s / dt_s + ROUNDING_S) + 1, left)
+        decided = decided if self.guidance else min(decided, self._max_given_steps)
+        targets = [self.at(frame_s + (step + 1) * dt_s) for step in range(left if self.guidance else decided)]
+        known = [target for target in targets if target is not None]
+        return (np.array(known), min(decided, len(known))) if known else (np.empty((0, 0)), 0)
 
 
 class _Fade:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from vla.model.flow import VelocityField, time_waves
+from vla.model.guidance import prefix_weights
 from vla.model.head import Context, ReadoutHead, ResidualMlp, is_given, mean_where
 
 
@@ -25,6 +26,7 @@ class Flow(ReadoutHead):
     """
 
     looks_back = True
+    guidance: str | None = None  # how chunks are led by older ones instead of taking their steps as given; guidance.py
 
     def __init__(
         self,
@@ -73,6 +75,9 @@ class Flow(ReadoutHead):
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
         """Euler's method from noise to chunk; no confidence comes with it."""
         noise, known = same_noise(given, 1)[0], is_given(given, given_steps)
+        if self.guidance and context.foreseen:
+            weights = prefix_weights(given_steps, context.foreseen, self.action_horizon)
+            return self.field.integrate_led(noise, context, self.steps, given, weights, self.guidance), None
         return self.field.integrate(noise, context, self.steps, given, known), None
 
 

@@ -13,6 +13,7 @@ B batch, T action horizon, A action dimension, N tokens of the expert, P tokens 
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers import AutoModel, Cache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from vla.model.guidance import led
 from vla.model.head import Context
 
 
@@ -95,6 +97,17 @@ class VelocityField(nn.Module):
         for step in range(steps):
             time = torch.where(known.squeeze(-1), 0.0, 1 - step / steps)
             chunk = torch.where(known, given, chunk - self.velocity(chunk, time, context) / steps)
+        return chunk
+
+    def integrate_led(
+        self, noise: Tensor, context: Context, steps: int, toward: Tensor, weights: Tensor, variant: str
+    ) -> Tensor:
+        """Go from noise to the chunk, led toward another float[B, T, A] by weights float[B, T]; see guidance.py."""
+        chunk = noise
+        for step in range(steps):
+            time = 1 - step / steps
+            at = partial(self.velocity, time=noise.new_full(noise.shape[:2], time), context=context)
+            chunk = chunk - led(at, chunk, time, toward, weights, variant) / steps
         return chunk
 
     def _sees(self, present: Tensor, count: int) -> Tensor:

@@ -28,6 +28,7 @@ class Context:
     cache: Cache | None  # keys and values of all tokens so far, where the head asked for them
     sight: dict[str, Tensor] = field(default_factory=dict)  # what the transformer looks at beside the sequence
     state: Tensor | None = None  # float[B, A] in -1..1, for a head that reads it itself
+    foreseen: int = 0  # leading steps of `given` that an older chunk foresaw, for a head that can be led by them
 
     def go_on(self, embeddings: Tensor) -> Tensor:
         """Append tokens float[B, N, D], each of which sees all before it, and return their hidden states."""

@@ -244,9 +244,12 @@ class Network(nn.Module):
         state: Tensor,
         given_actions: Tensor,
         given_steps: Tensor,
+        foreseen: int = 0,
     ) -> Decision:
-        """Decide a chunk; arguments as in `forward`, nothing but the given steps is read of given_actions."""
+        """Decide a chunk; arguments as in `forward`. Of given_actions the given steps are read, and by a head that is
+        led by older chunks the first `foreseen`."""
         outputs = self(images, text_ids, text_mask, state, given_actions, given_steps, taught=False)
+        outputs.context.foreseen = foreseen
         values, confidence = self.head.decide(outputs.action_hidden, outputs.context, given_actions, given_steps)
         return Decision(values, confidence, outputs.progress.sigmoid(), outputs.done.sigmoid())
 

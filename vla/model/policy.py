@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla.model.denoising_heads import Flow
 from vla.model.dual import DualEncoder
 from vla.model.glimpses import Glimpses
+from vla.model.guidance import check_variant
 from vla.model.history import History, Recollection
 from vla.model.memory import Memory
 from vla.model.network import Network
@@ -59,6 +61,14 @@ class VLAPolicy:
         """The pose in which demonstrations begin, float[A] [rad, gripper 0..1]; `types.READY` leads back to it."""
         return self.processor.ready
 
+    def guide(self, variant: str | None) -> None:
+        """Lead chunks by older ones from now on, see guidance.py; ValueError where the head cannot be led."""
+        head = self.network.head
+        if isinstance(head, Flow):
+            head.guidance = check_variant(variant)
+        elif check_variant(variant):
+            raise ValueError(f"guidance={variant} is for a flow head, this is {type(head).__name__}: set guidance=null")
+
     @torch.no_grad()
     def act(
         self,
@@ -69,7 +79,8 @@ class VLAPolicy:
         """Answer each observation with a chunk of T absolute joint targets.
 
         given: float32[B, N, A] absolute targets, of which the first `given_steps` are already decided and kept; the
-        rest is predicted to continue them (prefix conditioning of real-time chunking).
+        rest is predicted to continue them (prefix conditioning of real-time chunking). Further ones are what an older
+        chunk foresaw, by which a policy with guidance is led.
         """
         if self.ready is None or all(o.instruction != READY for o in observations):
             return self._decide(observations, given, given_steps)
@@ -103,6 +114,7 @@ class VLAPolicy:
             processor.codec.encode_state(state).to(self.device),
             values.to(self.device),
             torch.full((batch,), given_steps, device=self.device),
+            foreseen=0 if given is None else given.shape[1],
         )
         decided = decision.values
         decided[:, :given_steps] = values[:, :given_steps].to(decided)
