@@ -28,6 +28,7 @@ from vla.control.logbook import Logbook
 from vla.control.loop import Loop, Summary
 from vla.control.operator import OperatorPage
 from vla.control.quiet import quiet_interpreter
+from vla.control.rerun_log import RerunLog
 from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
 from vla.control.strategy import RealTime, Strategy
@@ -64,6 +65,7 @@ def main(config: DictConfig) -> None:
             latency_s=settings["latency_ms"] / 1000,
             faults=settings["faults"],
             unlike_cameras=settings["unlike_cameras"],
+            rrd=settings["rrd"],
             guard={"collides": collides, "hardware": settings["robot"]["hardware"], **settings["guard"]},
             steering=steering,
             page=partial(open_page, settings["web_host"], settings["web_port"]) if settings["web"] else None,
@@ -109,11 +111,13 @@ def deploy(
     clock: Clock | None = None,
     faults: Sequence[Mapping[str, Any]] = (),
     unlike_cameras: bool = False,
+    rrd: bool = False,
 ) -> dict[str, Any]:
     """Run the loop in real time and return what result.json documents.
 
     `guard` holds more arguments of the Guard; `faults` those of `Fault`s, which are refused where `guard.hardware` is.
-    `unlike_cameras` lets pictures pass that look mirrored, turned or blue for red beside those of training.
+    `unlike_cameras` lets pictures pass that look mirrored, turned or blue for red beside those of training. `rrd` also
+    writes `out`/run.rrd, for the Rerun viewer.
 
     Raises ContractError before anything moves if the policy was trained for another body.
     """
@@ -122,7 +126,8 @@ def deploy(
     robot, policy, clock = injection.robot, injection.policy, injection.clock
     check_contract(policy, body, strategy)
     executor, keeper = Executor(strategy, body), Guard(body, hz, **guard)
-    logbook = Logbook(out, body, instruction, hz, disk=injection.disk)
+    viewer = RerunLog(out / "run.rrd", body) if rrd else None
+    logbook = Logbook(out, body, instruction, hz, disk=injection.disk, also=viewer)
     if unlike_cameras:
         logbook.event(
             clock.now(), "unlike cameras", reason="pictures are not compared with those of training, as asked"
@@ -151,6 +156,8 @@ def deploy(
         inference.close()
         steering.close()
         logbook.close({"success": success})
+        if viewer is not None:
+            viewer.close()
     return {"success": success} | describe(summary, executor, dict(inference.counts), logbook)
 
 

@@ -104,10 +104,15 @@ class Logbook:
         keep_s: float = 5.0,
         patient: bool = False,
         disk: Disk | None = None,
+        also: Log | None = None,
     ):
-        """Open the dataset, of which this run becomes the next episode; dumps hold the last `keep_s` at `hz` ticks."""
+        """Open the dataset, of which this run becomes the next episode; dumps hold the last `keep_s` at `hz` ticks.
+
+        also: another log that is told the same, in the thread that writes.
+        """
         self.folder, self.fault, self.dropped_frames = folder, "", 0
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
+        self._also = also
         self._said = ("", "")  # the latest event and its reason without numbers
         self._instruction, self._patient, self._disk = instruction, patient, disk or Disk()
         self._ticks: deque[Tick] = deque(maxlen=max(1, round(keep_s * hz)))
@@ -137,15 +142,18 @@ class Logbook:
         entry = {"time_s": round(now_s, 6), "event": event, **what}
         self.events.append(entry)
         self._jobs.put(lambda: self._write_event({**entry, "wall": time.strftime("%Y-%m-%dT%H:%M:%S%z")}))
+        self._tell(lambda log: log.event(now_s, event, **what))
 
     def chunk(self, now_s: float, actions: np.ndarray, **what: Any) -> None:
         """Write down a chunk float[T, A]; it goes to the log only."""
         entry = {"time_s": round(now_s, 6), "event": "chunk", **what}
         self._jobs.put(lambda: self._write_event({**entry, "actions": np.round(actions, 5)}))
+        self._tell(lambda log: log.chunk(now_s, actions, **what))
 
     def tick(self, tick: Tick) -> None:
         """Keep a tick for as long as a dump reaches back."""
         self._ticks.append(tick)
+        self._tell(lambda log: log.tick(tick))
 
     def frame(self, moment: Moment, command: np.ndarray) -> None:
         """Add a frame to the episode; `command` float[A], the latest one, is the action of the frame before it."""
@@ -156,6 +164,7 @@ class Logbook:
             self.dropped_frames += 1
             return
         self._jobs.put(lambda: self._add(before, command))
+        self._tell(lambda log: log.frame(before, command))
 
     def dump(self, state: State) -> None:
         """Write down the last seconds, in stops/NUMBER-STATE.jsonl."""
@@ -174,6 +183,12 @@ class Logbook:
             self._recorder.discard()
         self._guarded(self._writer.close)
         self._lines.close()
+
+    def _tell(self, what: Callable[[Log], object]) -> None:
+        """Have the other log told, if there is one."""
+        if self._also is not None:
+            log = self._also
+            self._jobs.put(lambda: what(log))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
