@@ -64,6 +64,7 @@ class Course:
     killed_s: float
     back_s: float
     log: Sequence[Mapping[str, Any]]  # the lines of events.jsonl
+    ticks: Sequence[Mapping[str, Any]]  # the lines of stops/, the seconds before each stop
     commands: list[tuple[float, np.ndarray]] = field(default_factory=list)
 
 
@@ -87,10 +88,9 @@ def measure(outages: Outages, seed: int) -> dict[str, Any]:
 def judge(course: Course, body: Embodiment, hz: float) -> dict[str, Any]:
     """Say when the arm was held and when it went on, and what of that was wrong."""
     states = [(line["time_s"], line["state"]) for line in course.log if line["event"] == "state"]
-    chunks = [line for line in course.log if line["event"] == "chunk" and not line["dropped"]]
     held_s = next((time_s for time_s, state in states if time_s > course.killed_s and state == State.HOLD.name), None)
-    past = [line for line in chunks if line["time_s"] <= (held_s or course.back_s)]
-    due_s = past[-1]["frame_s"] + len(past[-1]["actions"]) / body.control_hz if past else None
+    past = [tick["due_s"] for tick in course.ticks if tick["target"] is not None and tick["due_s"] < (held_s or 0.0)]
+    due_s = max(past) + 1 / hz if past else None  # a target is for the end of its tick
     normal_s = next((time_s for time_s, state in states if time_s > course.back_s and state == State.NORMAL.name), None)
     commands = np.array([command for _, command in course.commands])
     shares = shares_of_limits(np.concatenate([commands[:1], commands]), body, hz)
@@ -186,9 +186,16 @@ def _fly(outages: Outages, server: Server, seed: int) -> tuple[Course, Embodimen
             steering=first,
         )
         saboteur.join()
-        lines = (Path(folder) / "events.jsonl").read_text().splitlines()
         body = Embodiment.from_dict(robot.embodiment())
-    return Course(log=[json.loads(line) for line in lines], commands=observed.commands, **times), body
+        log, *stops = (
+            _lines(path) for path in [Path(folder, "events.jsonl"), *sorted(Path(folder, "stops").iterdir())]
+        )
+    ticks = [tick for stop in stops for tick in stop]
+    return Course(log=log, ticks=ticks, commands=observed.commands, **times), body
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 class First(Verbatim):
