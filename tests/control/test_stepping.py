@@ -98,6 +98,38 @@ def test_a_planner_that_breaks_is_a_refusal_and_the_arm_holds(stepping, planner,
     assert "out of memory" in stepping.hierarchy.notes[0].text
 
 
+class Gone(RuntimeError):
+    """What a client raises while its server is away."""
+
+    retry_in_s = 0.5
+
+
+@pytest.mark.parametrize("away", ["next_subtasks", "generate"])
+def test_a_server_that_is_away_for_a_while_costs_no_attempt(stepping, planner, monkeypatch, away):
+    planner.may_answer.set()
+    there = {"next_subtasks": planner, "generate": stepping._supervisor.eyes}[away]
+    answering, asked = getattr(there, away), []
+
+    def answer(*arguments):
+        asked.append(arguments)
+        if len(asked) < 15:
+            raise Gone("it is not there")
+        return answering(*arguments)
+
+    monkeypatch.setattr(there, away, answer)
+    texts = [look(stepping, 0.1 * tenth) for tenth in range(300)]
+    assert texts[0] is None and texts[-1] == FIRST and stepping.hierarchy.ended is None
+    assert texts.index(FIRST) > 100  # it is not asked in every frame
+
+
+def test_a_policy_that_says_nothing_about_done_does_not_stop_the_loop(stepping, planner):
+    planner.may_answer.set()
+    look(stepping, 0.0)
+    for t in range(1, 15):
+        stepping.hear(dataclasses.replace(done(float(t)), done=None), FIRST)
+    assert [note.event for note in stepping.hierarchy.notes][:2] == ["plan", "timeout"]
+
+
 def test_a_check_that_never_ends_is_not_waited_for_longer_than_five_seconds(stepping, planner):
     planner.may_answer.set()
     look(stepping, 0.0)

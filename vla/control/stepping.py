@@ -7,6 +7,7 @@ whose accomplishment is being checked goes on meanwhile, and while the next one 
 import logging
 import os
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from math import inf
 from typing import Any
 
 from vla.control.grammar import Grammar
@@ -18,6 +19,7 @@ from vla.model.prompts import has_several_steps
 from vla.types import ActionChunk, Observation
 
 PATIENCE_S = 5.0  # for which a subtask that is being checked goes on
+AGAIN_S = 1.0  # from an answer that could not be had to the next question
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class Stepping:
         self._thread = thread or ThreadPoolExecutor(1, "planner")
         self._thinking: Future[None] | None = None
         self._meanwhile: str | None = None  # the subtask while the planner thinks
-        self._asked_s = 0.0
+        self._asked_s, self._not_before_s = 0.0, -inf
         self._began_s: float | None = None
 
     def look(self, observation: Observation) -> str | None:
@@ -57,7 +59,7 @@ class Stepping:
             return observation.instruction
         hierarchy = self.hierarchy
         due = hierarchy.wants_plan and self._step(observation.time_s) >= hierarchy.ask_step
-        if due or hierarchy.wants_checks:
+        if (due or hierarchy.wants_checks) and observation.time_s >= self._not_before_s:
             self._meanwhile, self._asked_s = hierarchy.subtask, observation.time_s
             self._thinking = self._thread.submit(
                 self._supervisor.serve, [Turn(hierarchy, observation, self._step(observation.time_s))]
@@ -68,20 +70,28 @@ class Stepping:
     def hear(self, chunk: ActionChunk, text: str) -> None:
         """Take note of what a chunk says about the completion of a subtask, if that is still the present one."""
         if not self._busy() and text == self.hierarchy.subtask:
-            self.hierarchy.take_prediction(chunk.done, self._step(chunk.time_s))
+            done = 0.0 if chunk.done is None else chunk.done  # a server may leave it out; time runs out then
+            self.hierarchy.take_prediction(done, self._step(chunk.time_s))
 
     def close(self) -> None:
         """End the planner's thread; what it still thinks is of no use."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _busy(self) -> bool:
-        """Whether the planner thinks; what it failed at counts as a refusal."""
+        """Whether the planner thinks; what it failed at counts as a refusal, unless nobody was there to ask.
+
+        Errors that say when to try again (`retry_in_s` > 0, see serve/errors.py) are such: a server comes back.
+        """
         if self._thinking is None or not self._thinking.done():
             return self._thinking is not None
         error, self._thinking = self._thinking.exception(), None
         if error is not None:
+            self._not_before_s = self._asked_s + AGAIN_S
+            if getattr(error, "retry_in_s", 0.0) > 0:
+                logger.warning("the planner cannot be asked: %s", error)
+                return False
             logger.error("the planner failed", exc_info=error)
-            self.hierarchy.take_refusal(f"{type(error).__name__}: {error}", self._step(self._began_s or 0.0))
+            self.hierarchy.take_refusal(f"{type(error).__name__}: {error}", self._step(self._asked_s))
         return False
 
     def _step(self, time_s: float) -> int:
