@@ -7,6 +7,7 @@ from drive import MIDDLE
 
 from vla.bench.guard import shares_of_limits
 from vla.control.cockpit import Cockpit
+from vla.control.steering import Verbatim
 
 
 class Desk:
@@ -83,6 +84,32 @@ def test_stop_ends_a_takeover_and_clear_lets_the_policy_go_on(tmp_path):
     assert {snapshot.state for snapshot in stopped} == {"ESTOP"} and not stopped[-1].takeover
     assert np.ptp([snapshot.command[0] for snapshot in stopped]) < 1e-9
     assert desk.between(8, 9)[-1].state == "NORMAL" and flight.arm.truth()["is_success"]
+
+
+class Silent(Verbatim):
+    """Has nothing to do, as when the instruction has been carried out or given up."""
+
+    def look(self, observation):
+        return None
+
+
+def test_where_there_is_nothing_to_do_the_operator_can_take_over(tmp_path):
+    flight = Flight(tmp_path, steering=Silent())
+    jogs = [(when, "jog", 0, -0.1) for when in (1.1, 2.0, 2.1, 2.2)]  # the first one while the arm is still held
+    desk = Desk(flight, [(1.0, "takeover", True), *jogs, (5.0, "takeover", False)])
+    flight.run(7.0)
+    assert desk.between(0.8, 1.0)[-1].state == "HOLD" and all(s.takeover for s in desk.between(1.1, 4.9))
+    assert desk.between(4.5, 4.9)[-1].state == "NORMAL"
+    assert desk.between(4.5, 4.9)[-1].command[0] == pytest.approx(MIDDLE[0] - 0.3, abs=0.01)
+    assert desk.between(6.5, 7)[-1].state == "HOLD" and not desk.between(6.5, 7)[-1].takeover
+    assert limits_used(flight) <= 1 + 1e-9
+
+
+def test_in_a_stop_nobody_takes_over_before_it_is_cleared(tmp_path):
+    flight = Flight(tmp_path)
+    desk = Desk(flight, [(1.0, "estop", "the page"), (2.0, "takeover", True)])
+    flight.run(4.0)
+    assert not any(snapshot.takeover for snapshot in desk.between(2.1, 4)) and desk.shown[-1][1].state == "ESTOP"
 
 
 def test_a_real_arm_is_not_moved_by_keyboard(tmp_path):

@@ -8,10 +8,14 @@ AHEAD = 0.3  # [rad], gripper [1]; the target runs at most so far ahead of the c
 
 
 class Takeover:
-    """`target` float64[A] is what the operator wants, None while the policy moves the arm."""
+    """`target` float64[A] is what the operator wants, None while the policy moves the arm.
+
+    `followed` says whether the arm has been free to go there since it began.
+    """
 
     def __init__(self, body: Embodiment) -> None:
         self.target: np.ndarray | None = None
+        self.followed = False
         self._low, self._high = np.array(body.position_min), np.array(body.position_max)
 
     @property
@@ -21,7 +25,7 @@ class Takeover:
 
     def begin(self, command: np.ndarray) -> None:
         """Start from the command float64[A] that was sent last."""
-        self.target = command.copy()
+        self.target, self.followed = command.copy(), False
 
     def move(self, joint: int, by: float, command: np.ndarray) -> None:
         """Move the target of one joint by so much [rad], gripper [1]."""
