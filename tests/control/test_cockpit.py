@@ -51,6 +51,16 @@ def test_words_that_the_policy_was_never_taught_change_nothing(tmp_path):
     assert "does not know “moon”" in desk.replies[0] and flight.arm.truth()["is_success"]
 
 
+def test_while_the_server_of_the_policy_is_away_words_are_refused(tmp_path):
+    def away(text):
+        raise RuntimeError("it is not there")
+
+    flight = Flight(tmp_path, instruction="up")
+    desk = Desk(flight, [(1.0, "instruct", "down")], unknown=away)
+    flight.run(4.0)
+    assert "it is not there" in desk.replies[0] and flight.arm.truth()["is_success"]
+
+
 def test_under_takeover_the_operator_moves_the_arm_and_the_policy_is_not_asked(tmp_path):
     flight = Flight(tmp_path, instruction="up")
     jogs = [(2.0 + 0.1 * i, "jog", 0, -0.1) for i in range(5)]

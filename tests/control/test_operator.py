@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -129,6 +130,24 @@ def test_clicking_through_the_page(page, desk, tmp_path):
         assert browser.read("document.title") == "robot"  # hostile text stayed text
         assert browser.read("document.querySelector('#plan li:last-child').textContent") == HOSTILE
     until(lambda: not desk.on)  # nobody holds the keys any more
+
+
+def test_stop_does_not_wait_for_words_that_are_still_being_read(page, desk, monkeypatch):
+    read = threading.Event()
+
+    def instruct(text):
+        assert read.wait(20)
+        return "too late"
+
+    monkeypatch.setattr(desk, "instruct", instruct)
+    with connect(ws(page)) as mine:
+        for message in ("instruct", "instruct", "stop"):
+            mine.send(json.dumps({"do": message, "text": "press the button"}))
+        until(lambda: ("estop",) in desk.told)
+        read.set()
+        told = (json.loads(message) for message in mine if isinstance(message, str))
+        said = (one["refused"] for one in told if "refused" in one)
+        assert [next(said), next(said)] == ["the words before are still being read", "too late"]
 
 
 def test_a_page_of_another_site_may_not_connect(page):

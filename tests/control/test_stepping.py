@@ -122,6 +122,17 @@ def test_a_server_that_is_away_for_a_while_costs_no_attempt(stepping, planner, m
     assert texts.index(FIRST) > 100  # it is not asked in every frame
 
 
+def test_the_same_words_given_again_are_carried_out_again_once_they_are_over(stepping, planner):
+    planner.may_answer.set()
+    look(stepping, 0.0)
+    stepping.once_more()
+    assert look(stepping, 0.1) == FIRST and [note.event for note in stepping.hierarchy.notes] == ["plan"]
+    stepping.hierarchy._end("gave_up", 1)
+    assert look(stepping, 0.2) is None
+    stepping.once_more()
+    assert look(stepping, 0.3) == FIRST and stepping.hierarchy.ended is None
+
+
 def test_a_policy_that_says_nothing_about_done_does_not_stop_the_loop(stepping, planner):
     planner.may_answer.set()
     look(stepping, 0.0)

@@ -60,9 +60,14 @@ class Cockpit:
     def instruct(self, text: str) -> str:
         """Carry out other words from now on; return why not."""
         text = text.lower().rstrip(" .!?,;")
-        words = self._unknown_words(text) if self._unknown_words else []
+        try:
+            words = self._unknown_words(text) if self._unknown_words else []
+        except Exception as error:  # the border to what nobody trusts, see inference.py: a server that is away
+            return f"the policy cannot be asked about these words, nothing has changed: {error}"
         if words:
             return f"the policy does not know {', '.join(f'“{word}”' for word in words)}"
+        if isinstance(self._steering, Stepping):
+            self._steering.once_more()
         self._loop.instruct(text)
         return ""
 

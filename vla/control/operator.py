@@ -16,6 +16,7 @@ import math
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib import resources
@@ -135,6 +136,8 @@ class OperatorPage:
         page = resources.files("vla.control").joinpath("operator.html").read_text()
         self._page = page.replace("/*FACTS*/", json.dumps(facts).replace("<", "\\u003c")).encode()
         self._pages: set[ServerConnection] = set()
+        self._answers: set[asyncio.Task] = set()  # to instructions
+        self._instructing: set[ServerConnection] = set()  # pages whose words are being looked at
         self._ready, self._end = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="operator page", daemon=True)
 
@@ -180,14 +183,35 @@ class OperatorPage:
         self._pages.add(connection)
         try:
             async for message in connection:
-                if reply := self._obey(message):
-                    await connection.send(json.dumps({"refused": reply}))
+                if _instructs(message):
+                    answer = asyncio.create_task(self._instruct(connection, message))
+                    self._answers.add(answer)  # else nobody holds it
+                    answer.add_done_callback(self._answers.discard)
+                else:
+                    await self._refuse(connection, self._obey(message))
         except ConnectionClosed:
             pass
         finally:
             self._pages.discard(connection)
             if not self._pages:  # nobody holds the keys any more
                 self._loop.takeover(False)
+
+    async def _instruct(self, connection: ServerConnection, message: str | bytes) -> None:
+        """Hand words on in a thread: a policy behind a network takes its time to read them, a stop must not wait."""
+        if connection in self._instructing:
+            await self._refuse(connection, "the words before are still being read")
+            return
+        self._instructing.add(connection)
+        try:
+            await self._refuse(connection, await asyncio.to_thread(self._obey, message))
+        finally:
+            self._instructing.discard(connection)
+
+    @staticmethod
+    async def _refuse(connection: ServerConnection, reply: str) -> None:
+        if reply:
+            with suppress(ConnectionClosed):
+                await connection.send(json.dumps({"refused": reply}))
 
     def _obey(self, message: str | bytes) -> str:
         """Do what a page asks for; return why not."""
@@ -245,3 +269,8 @@ class OperatorPage:
                 await page.send(picture)
         except ConnectionClosed:
             pass
+
+
+def _instructs(message: str | bytes) -> bool:
+    """Say whether a message may hold words for the policy."""
+    return "instruct" in message if isinstance(message, str) else b"instruct" in message

@@ -46,6 +46,7 @@ class Stepping:
         self._meanwhile: str | None = None  # the subtask while the planner thinks
         self._asked_s, self._not_before_s = 0.0, -inf
         self._began_s: float | None = None
+        self._once_more = False
 
     def look(self, observation: Observation) -> str | None:
         """Take note of the newest observation; return the subtask, None while there is none."""
@@ -53,7 +54,8 @@ class Stepping:
             self._began_s = observation.time_s
         if self._busy():
             return self._meanwhile if observation.time_s <= self._asked_s + PATIENCE_S else None
-        if observation.instruction != self.hierarchy.instruction:
+        again, self._once_more = self._once_more and self.hierarchy.ended is not None, False
+        if again or observation.instruction != self.hierarchy.instruction:
             self.hierarchy = Hierarchy(observation.instruction, self.hierarchy.pacing)
         if not has_several_steps(observation.instruction):
             return observation.instruction
@@ -72,6 +74,10 @@ class Stepping:
         if not self._busy() and text == self.hierarchy.subtask:
             done = 0.0 if chunk.done is None else chunk.done  # a server may leave it out; time runs out then
             self.hierarchy.take_prediction(done, self._step(chunk.time_s))
+
+    def once_more(self) -> None:
+        """Carry out the same words again if they are over; from any thread, before the words are given."""
+        self._once_more = True
 
     def close(self) -> None:
         """End the planner's thread; what it still thinks is of no use."""
