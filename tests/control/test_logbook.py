@@ -90,6 +90,15 @@ def test_a_dump_holds_the_last_seconds(tmp_path):
     assert [json.loads(line)["due_s"] for line in lines] == pytest.approx(np.arange(1500, 2000) / 100)
 
 
+def test_dumps_of_an_earlier_run_in_the_folder_are_kept(tmp_path):
+    for state in (State.HOLD, State.HOLD, State.STOP1):
+        book = Logbook(tmp_path, SEEING, "up", hz=100.0)
+        book.tick(Tick(0.0, 0.0, None, None, None, state))
+        book.dump(state)
+        book.close({"success": False})
+    assert sorted(path.stem for path in (tmp_path / "stops").iterdir()) == ["001-HOLD", "002-HOLD", "003-STOP1"]
+
+
 KILLED = """
 import os, sys, threading
 sys.path[:0] = {paths!r}

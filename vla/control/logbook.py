@@ -116,7 +116,7 @@ class Logbook:
         self._said = ("", "")  # the latest event and its reason without numbers
         self._instruction, self._patient, self._disk = instruction, patient, disk or Disk()
         self._ticks: deque[Tick] = deque(maxlen=max(1, round(keep_s * hz)))
-        self._dumps = 0
+        self._dumps, self._dumped_before = 0, len(list((folder / "stops").glob("*.jsonl")))
         self._moment: Moment | None = None
         self._room = threading.Semaphore(FRAMES)
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,10 +167,10 @@ class Logbook:
         self._tell(lambda log: log.frame(before, command))
 
     def dump(self, state: State) -> None:
-        """Write down the last seconds, in stops/NUMBER-STATE.jsonl."""
+        """Write down the last seconds, in stops/NUMBER-STATE.jsonl; numbers go on from run to run in a folder."""
         self._dumps += 1
         if self._dumps <= DUMPS:
-            ticks, name = list(self._ticks), f"{self._dumps:03d}-{state.name}.jsonl"
+            ticks, name = list(self._ticks), f"{self._dumped_before + self._dumps:03d}-{state.name}.jsonl"
             self._jobs.put(lambda: self._write_dump(name, ticks))
 
     def close(self, extra: dict[str, int | float | str]) -> None:
