@@ -1,19 +1,21 @@
 """`vla deploy`: the shipped policy on the simulated robot, in virtual time as in evaluation, in real time as said."""
 
 import json
+from math import inf
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from arms import SEEING, Flight, Walker
+from arms import HZ, SEEING, Flight, Walker
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from envs.robots.twin import SteppedTwin
 from vla.cli import run
 from vla.control.clock import VirtualClock
-from vla.control.deploy import check_contract
+from vla.control.deploy import check_contract, deploy
 from vla.control.executor import Executor
 from vla.control.guard import Guard
 from vla.control.inference import Timed
@@ -165,6 +167,34 @@ def test_the_verb_runs_the_twin_in_real_time(tmp_path, monkeypatch):
     assert result["recording_fault"] is None
     assert {"engage", "end"} <= {event["event"] for event in result["events"]}
     assert (tmp_path / "dataset" / "meta" / "info.json").exists()
+
+
+@pytest.mark.parametrize(("word", "seconds"), [("null", inf), ("2.5", 2.5)])
+def test_it_runs_for_as_long_as_it_is_told(tmp_path, monkeypatch, word, seconds):
+    told = []
+
+    def deploy(*_, seconds, **__):
+        told.append(seconds)
+        raise ValueError("enough")
+
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr("vla.control.deploy.deploy", deploy)
+    monkeypatch.setattr("envs.robots.twin.Twin", lambda **_: SimpleNamespace(close=lambda: None))
+    assert run(["deploy", f"seconds={word}", f"out={tmp_path}"]) == 1
+    assert told == [seconds]
+
+
+def test_what_a_robot_did_that_has_failed_is_reported(tmp_path, monkeypatch):
+    flight = Flight(tmp_path / "unused")
+    monkeypatch.setattr(flight.arm, "truth", broken)
+    settings = {"instruction": "up", "strategy": Overlap(), "hz": HZ, "latency_s": 0.0, "guard": {"hardware": False}}
+    result = deploy(flight.arm, Walker(), seconds=0.5, out=tmp_path / "run", clock=flight.clock, **settings)
+    flight.logbook.close({"success": False})
+    assert not result["success"] and result["ticks"] >= 25
+
+
+def broken():
+    raise OSError("the process has ended")
 
 
 @pytest.mark.parametrize("word", ["robot=so200", "strategy=best"])
