@@ -1,6 +1,7 @@
 """An operator changes the words, takes the joints and gives them back while the loop runs; the guard stays between."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from arms import HZ, SEEING, Flight
 from drive import MIDDLE
@@ -42,6 +43,17 @@ def test_other_words_are_carried_out_while_it_runs(tmp_path):
     assert flight.arm.heights().max() > 0.3 and flight.arm.joints[0] < -1.1
     assert desk.between(0.5, 1.9)[-1].instruction == "up" and desk.between(2.5, 6)[-1].instruction == "down"
     assert limits_used(flight) <= 1 + 1e-9
+
+
+def test_frames_are_recorded_under_the_words_of_their_time(tmp_path):
+    flight = Flight(tmp_path, instruction="up")
+    Desk(flight, [(2.0, "instruct", "down")])
+    flight.run(4.0)
+    rows = pq.read_table(next(tmp_path.glob("dataset/data/*/*.parquet")), columns=["task_index"])["task_index"]
+    tasks = pq.read_table(tmp_path / "dataset" / "meta" / "tasks.parquet").to_pydict()
+    named = dict(zip(tasks["task_index"], tasks["task"], strict=True))
+    said = [named[row] for row in rows.to_pylist()]
+    assert said[:18] == ["up"] * 18 and said[-15:] == ["down"] * 15
 
 
 def test_words_that_the_policy_was_never_taught_change_nothing(tmp_path):

@@ -50,6 +50,7 @@ class Moment(NamedTuple):
     joints: np.ndarray
     since_s: float  # the beginning of the run
     state: State
+    task: str = ""  # the operator's words then; empty: those that the run began with
 
 
 class Log(Protocol):
@@ -226,7 +227,7 @@ class Logbook:
         row = {"observation.state": moment.joints, "action": command, "subtask": moment.observation.instruction}
         row |= {"guard": int(moment.state), "since_s": moment.since_s}
         recorder = self._recorder
-        self._disk.run(lambda: recorder.add(images | row, task=self._instruction))
+        self._disk.run(lambda: recorder.add(images | row, task=moment.task or self._instruction))
 
 
 def features(embodiment: Embodiment) -> schema.Features:

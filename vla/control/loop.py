@@ -404,5 +404,5 @@ class Loop:
         if self._observation is None or due_s < self._recorded_s + self._record_s - 1e-6:
             return
         self._recorded_s = due_s if due_s > self._recorded_s + 2 * self._record_s else self._recorded_s + self._record_s
-        observation = replace(self._observation, instruction=self._text or "")
-        self._logbook.frame(Moment(observation, joints, due_s - self._began_s, state), command)
+        told, observation = self._observation.instruction, replace(self._observation, instruction=self._text or "")
+        self._logbook.frame(Moment(observation, joints, due_s - self._began_s, state, told), command)
