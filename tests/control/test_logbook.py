@@ -90,6 +90,22 @@ def test_a_dump_holds_the_last_seconds(tmp_path):
     assert [json.loads(line)["due_s"] for line in lines] == pytest.approx(np.arange(1500, 2000) / 100)
 
 
+def test_reasons_that_come_by_turns_are_written_down_once(tmp_path):
+    book = Logbook(tmp_path, SEEING, "up", hz=100.0)
+    for index in range(100):
+        book.event(index / 10, "policy", reason=f"it is not there; next try in {index / 100} s")
+        book.event(index / 10, "policy", reason="no connection: [Errno 111] Connection refused")
+    book.event(10.0, "state", state="NORMAL")
+    book.event(10.1, "policy", reason="it is not there; next try in 0.1 s")
+    book.close({"success": False})
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (
+        [line["event"] for line in lines]
+        == ["policy", "policy", "state", "policy"]
+        == [e["event"] for e in book.events]
+    )
+
+
 def test_dumps_of_an_earlier_run_in_the_folder_are_kept(tmp_path):
     for state in (State.HOLD, State.HOLD, State.STOP1):
         book = Logbook(tmp_path, SEEING, "up", hz=100.0)

@@ -114,7 +114,7 @@ class Logbook:
         self.folder, self.fault, self.dropped_frames = folder, "", 0
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
         self._also = also
-        self._said = ("", "")  # the latest event and its reason without numbers
+        self._said: tuple[str, set[str]] = ("", set())  # the latest event, its reasons in a row without numbers
         self._instruction, self._patient, self._disk = instruction, patient, disk or Disk()
         self._ticks: deque[Tick] = deque(maxlen=max(1, round(keep_s * hz)))
         self._dumps, self._dumped_before = 0, len(list((folder / "stops").glob("*.jsonl")))
@@ -134,12 +134,14 @@ class Logbook:
     def event(self, now_s: float, event: str, **what: Any) -> None:
         """Write down what happened at a time of the loop's clock; a reason that is repeated but for its numbers is not.
 
-        A policy that is not there fails in the same words at every tick.
+        A policy that is not there fails in the same words at every tick, or in two ways by turns.
         """
         words = NUMBER.sub("", str(what.get("reason", "")))
-        if words and (event, words) == self._said:
+        if event != self._said[0]:
+            self._said = event, set()
+        if words and words in self._said[1]:
             return
-        self._said = event, words
+        self._said[1].add(words)
         entry = {"time_s": round(now_s, 6), "event": event, **what}
         self.events.append(entry)
         self._jobs.put(lambda: self._write_event({**entry, "wall": time.strftime("%Y-%m-%dT%H:%M:%S%z")}))
