@@ -361,21 +361,12 @@ class Loop:
     def _steer_executor(self, status: Status, now_s: float, pose: np.ndarray | None, next_s: float) -> None:
         """Let the executor go on only while the guard follows it; it begins anew from where the arm is held."""
         if self._takeover.on:
-            self._steer_takeover(status, now_s)
+            if not self._takeover.outlasts(status.state, self._command):
+                self._end_takeover(now_s)
         elif status.state in FOLLOWING and self._text is not None:
             self._executor.resume(next_s)
         elif status.state is not State.ENGAGING and pose is not None and not (status.at_rest and self._executor.halted):
             self._executor.halt(now_s, pose)
-
-    def _steer_takeover(self, status: Status, now_s: float) -> None:
-        """End a takeover by what the arm is stopped for; one that began in a hold waits until that is over."""
-        if status.state in FOLLOWING:
-            self._takeover.followed = True
-        elif status.state is not State.ENGAGING:
-            if self._takeover.followed or status.state > State.HOLD or self._command is None:
-                self._end_takeover(now_s)
-            else:
-                self._takeover.begin(self._command)
 
     def _count(self, status: Status, aim_s: float, late_s: float) -> None:
         summary = self.summary
