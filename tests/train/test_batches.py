@@ -80,7 +80,21 @@ def test_a_window_counts_only_as_far_as_the_expert_led(batches, labels):
     settings = {"batch_size": 16, "seed": 3, "max_given_steps": 4, "given_share": 0.5}
     driven = dataclasses.replace(labels, rollin=np.ones(len(labels.state), bool))
     led = Batches(driven, batches.frames, batches.processor, **settings)
-    assert (led[0].counts.sum(1) == 1).all() and (batches[0].counts.sum(1) > 1).any()
+    assert (led[0].counts.sum(1) == led[0].given_steps + 1).all() and (batches[0].counts.sum(1) > 1).any()
+
+
+def test_given_steps_are_what_the_arm_was_given_and_the_targets_after_them_the_experts(batches, labels):
+    executed = labels.action + np.float32(0.01)
+    settings = {"batch_size": 32, "seed": 3, "max_given_steps": 4, "given_share": 0.5}
+    other = Batches(dataclasses.replace(labels, executed=executed), batches.frames, batches.processor, **settings)
+    plain = Batches(dataclasses.replace(labels, executed=None), batches.frames, batches.processor, **settings)
+    seen = 0
+    for step in range(5):
+        shown = torch.arange(batches.processor.codec.action_horizon) < other[step].given_steps[:, None]
+        moved = (other[step].actions - plain[step].actions).abs().amax(-1) > 1e-4
+        assert (moved == shown).all()
+        seen += int(shown.sum())
+    assert seen
 
 
 def test_only_answers_have_labels_and_they_end(batches):

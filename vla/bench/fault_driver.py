@@ -39,9 +39,9 @@ class Follower:
         """Take the path; `pick` is the instruction that is done when the object has been lifted."""
         self.embodiment, self._pick = embodiment, pick
         hands = np.stack([path.targets[:, -1], path.joints[:, -1]])
-        moves = (np.abs(np.diff(hands, axis=1, prepend=hands[:, :1])) > HAND).any(axis=0)
+        moves: np.ndarray = np.abs(np.diff(hands, axis=1, prepend=hands[:, :1])).max(axis=0) > HAND
         before = ~moves & np.append(moves[1:], False)
-        steps = np.repeat(np.arange(len(moves)), np.where(moves, PATIENCE, np.where(before, ARRIVE, 1)))
+        steps = np.repeat(np.arange(moves.size), np.where(moves, PATIENCE, np.where(before, ARRIVE, 1)))
         self._targets, self._joints = path.targets[steps], path.joints[steps]
         self._lifted = int(np.argmax(path.lifted[steps])) + 1
         self._index = 0

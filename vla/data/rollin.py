@@ -94,8 +94,8 @@ class RollIn:
         if self._off is None:
             share, spread = OFF
             off = spread * self._random.standard_normal(actions.shape[1])
+            off[-1] = 0.0
             self._off = off * (self._random.random() < share)
-            self._off[-1] = 0.0
         return actions + self._off
 
 

@@ -33,7 +33,7 @@ ABSENT_SHARE = 0.35  # of the questions that point: at something that is not the
 FEWEST_FACTS = 3  # of a caption for the dual encoder; fewer are true of many frames
 ELSEWHERE = 50  # frames in which an answer that is not true of this one is looked for
 FAILED_SHARE = 0.15  # of the plans: the step that is due was tried in vain, and is to be tried again
-TYPES = {"short": {"point": 0.5, "yesno": 0.3, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
+TYPES = {"short": {"point": 0.4, "yesno": 0.4, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
 
 
 @dataclass
@@ -172,7 +172,8 @@ class Batches:
     ) -> None:
         """Prepare.
 
-        max_given_steps: d_max, the most leading steps that are shown, in `given_share` of the samples; still_weight:
+        max_given_steps: d_max, the most leading steps that are shown, in `given_share` of the samples, as the arm was
+        given them: where a policy drove, the expert says how to go on from what that had decided; still_weight:
         how often a frame is used after which nothing moves, against one of motion; worse: whether every question comes
         with an answer that is not true as well; captions: whether every frame comes with a caption; failures:
         whether every frame is one of a failed episode, and comes with what went wrong there; share: which part of so
@@ -214,7 +215,9 @@ class Batches:
         if not self.failures:
             index = np.array([self._with_questions(i, rng) for i in index])
         texts, ends, progress, done = self._ask(index, kind, rng)
-        ends = np.minimum(ends, self.led_until[index])
+        given = rng.integers(1, self.max_given_steps + 1, size) * (rng.random(size) < self.given_share)
+        given = np.minimum(given, ends - index - 1)
+        ends = np.minimum(ends, self.led_until[index + given])
         questions = [self._question(i, kind, rng) for i in index]
         counts = index[:, None] + np.arange(codec.action_horizon) < ends[:, None]
         state = torch.from_numpy(labels.state[index])
@@ -223,7 +226,10 @@ class Batches:
         wrong = None
         if self.failures:
             wrong = held(torch.from_numpy(labels.executed_window(index, codec.action_horizon)), now)
-        given = rng.integers(1, self.max_given_steps + 1, size) * (rng.random(size) < self.given_share)
+        if labels.executed is not None:
+            shown = torch.arange(codec.action_horizon) < torch.from_numpy(given)[:, None]
+            executed = torch.from_numpy(labels.executed_window(index, codec.action_horizon))
+            targets = torch.where(shown[..., None], executed, targets)
         text_ids, text_mask = pad([self.tokenize(text) for text in texts], self.processor.pad_id)
         question_ids, question_mask, question_labels = self._pack(questions)
         named_ids, named_at, named_box = self._named(index, rng)
@@ -247,7 +253,7 @@ class Batches:
             actions=codec.encode(targets, state),
             worse_actions=None if wrong is None else codec.encode(wrong, state),
             counts=now,
-            given_steps=torch.from_numpy(np.minimum(given, counts.sum(1))),
+            given_steps=torch.from_numpy(given),
             progress=torch.from_numpy(progress.astype(np.float32)),
             done=torch.from_numpy(done.astype(np.float32)),
             question_ids=question_ids,
