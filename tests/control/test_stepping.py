@@ -80,6 +80,19 @@ def test_the_next_subtask_follows_when_the_first_is_done_and_checked(stepping, p
     assert look(stepping, 1.9) is None and stepping.hierarchy.ended == "done"
 
 
+def test_what_happens_is_told_once_and_in_order(stepping, planner):
+    told = []
+    stepping.tell = told.append
+    planner.may_answer.set()
+    look(stepping, 0.0)
+    stepping.hear(done(0.3), FIRST)
+    stepping.hear(done(0.6), FIRST)
+    for time_s in (0.9, 1.0, 1.1):
+        look(stepping, time_s)
+    stepping.close()
+    assert [(note.event, note.text) for note in told] == [("plan", FIRST), ("done", FIRST), ("plan", SECOND)]
+
+
 def test_words_about_another_subtask_are_not_counted(stepping, planner):
     planner.may_answer.set()
     look(stepping, 0.0)

@@ -33,6 +33,7 @@ from vla.control.quiet import quiet_interpreter
 from vla.control.rerun_log import RerunLog
 from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
+from vla.control.stepping import Stepping
 from vla.control.strategy import RealTime, Strategy
 from vla.model.checkpoint import DEFAULT, load
 from vla.model.history import follow
@@ -138,6 +139,8 @@ def deploy(
         )
     inference = injection.inference(Threaded(policy, clock, latency_s))
     steering = steering or Verbatim()
+    if isinstance(steering, Stepping):
+        steering.tell = lambda note: logbook.event(clock.now(), note.event, text=note.text)
     loop = Loop(
         robot=robot,
         guard=keeper,

@@ -6,12 +6,13 @@ whose accomplishment is being checked goes on meanwhile, and while the next one 
 
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from math import inf
 from typing import Any
 
 from vla.control.grammar import Grammar
-from vla.control.hierarchy import Hierarchy, Pacing, within_reach
+from vla.control.hierarchy import Hierarchy, Note, Pacing, within_reach
 from vla.control.planner import ChatPlanner, ClausePlanner, PolicyPlanner
 from vla.control.steering import Steering, Verbatim
 from vla.control.supervisor import Supervisor, Turn
@@ -47,6 +48,8 @@ class Stepping:
         self._asked_s, self._not_before_s = 0.0, -inf
         self._began_s: float | None = None
         self._once_more = False
+        self.tell: Callable[[Note], object] = lambda note: None  # is told what happens, from the loop
+        self._told = 0
 
     def look(self, observation: Observation) -> str | None:
         """Take note of the newest observation; return the subtask, None while there is none."""
@@ -54,9 +57,10 @@ class Stepping:
             self._began_s = observation.time_s
         if self._busy():
             return self._meanwhile if observation.time_s <= self._asked_s + PATIENCE_S else None
+        self._pass_on()
         again, self._once_more = self._once_more and self.hierarchy.ended is not None, False
         if again or observation.instruction != self.hierarchy.instruction:
-            self.hierarchy = Hierarchy(observation.instruction, self.hierarchy.pacing)
+            self.hierarchy, self._told = Hierarchy(observation.instruction, self.hierarchy.pacing), 0
         if not has_several_steps(observation.instruction):
             return observation.instruction
         hierarchy = self.hierarchy
@@ -81,7 +85,14 @@ class Stepping:
 
     def close(self) -> None:
         """End the planner's thread; what it still thinks is of no use."""
+        self._pass_on()
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _pass_on(self) -> None:
+        notes = self.hierarchy.notes
+        for note in notes[self._told :]:
+            self.tell(note)
+        self._told = len(notes)
 
     def _busy(self) -> bool:
         """Whether the planner thinks; what it failed at counts as a refusal, unless nobody was there to ask.
