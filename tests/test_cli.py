@@ -49,6 +49,8 @@ def test_bench_alone_prints_every_bench() -> None:
         (["bench", "policy", "bench.cals=9"], "no key 'bench.cals', did you mean 'bench.calls'?"),
         (["bench", "policy", "bench.calls=many"], "bench.calls=many: must be a whole number; the default is 100"),
         (["bench", "sim", "fast"], "'fast' is not key=value"),
+        (["eval", "~tasks.pik"], "no key 'tasks.pik', did you mean"),
+        (["bench", "delay", "~tasks.pik"], "no key 'bench.tasks.pik', did you mean"),
         (["bench", "sim", "seed=[1"], "cannot read 'seed=[1'"),
         (["bench", "sim", "seed=1,2"], "add --multirun"),
     ],

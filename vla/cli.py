@@ -109,6 +109,7 @@ def overview() -> str:
             "",
             *lines,
             "",
+            "~key leaves something out, such as ~tasks.push in vla eval",
             "every verb takes seed= and out=, and writes result.json there; `vla VERB --cfg job` shows all keys,",
             "VLA_DEBUG=1 shows where an error came from",
         ]
@@ -157,15 +158,18 @@ def of_the_bench(arguments: list[str]) -> list[str]:
             return arguments
         config = _composed("bench", chosen)
     own = set(config.bench) - set(config)
-    return [f"bench.{argument}" if re.split(r"[.=]", argument)[0] in own else argument for argument in arguments]
+    return [
+        re.sub("^~?", r"\g<0>bench.", word) if re.split(r"[.=]", word.lstrip("~"))[0] in own else word
+        for word in arguments
+    ]
 
 
 def check(verb: str, arguments: Sequence[str]) -> None:
     """Raise UsageError for an unknown key, choice or kind of value, before anything slow is imported."""
-    words = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    words = [word for word in arguments if word.startswith("~") or ("=" in word and not word.startswith("-"))]
     for argument in arguments:
         if argument not in words and not any(flag.startswith("-") for flag in arguments):
-            raise UsageError(f"{argument!r} is not key=value")
+            raise UsageError(f"{argument!r} is not key=value, nor ~key")
     with initialize_config_module("configs", version_base="1.3"):
         overrides = [(word, _parsed(word)) for word in words]
         if any(_is_group(override) and override.is_sweep_override() for _, override in overrides):
