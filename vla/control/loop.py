@@ -336,14 +336,15 @@ class Loop:
             if answer.chunk is not None:
                 wrong = self._hear(answer, now_s)
             self._vigil.report("policy", State.DEGRADED if wrong else None, wrong)
-            if wrong:
-                self._logbook.event(now_s, "policy", reason=wrong)
+            if wrong:  # a leap is refused, and no more; anything else is an error of the policy
+                broken = answer.chunk is None or refusal(answer.chunk, self._guard.embodiment)
+                self._logbook.event(now_s, "policy" if broken else "refused", reason=wrong)
 
     def _hear(self, answer: Answer, now_s: float) -> str:
         """Take a chunk; return what is wrong with it."""
         chunk, request = answer.chunk, answer.request
         assert chunk is not None
-        text = request.observation.instruction
+        question, text = request.question, request.observation.instruction
         self._steering.hear(chunk, text)
         self._progress = chunk.progress, chunk.done
         if text != self._text:
@@ -353,9 +354,9 @@ class Loop:
         if why := refusal(chunk, body) or leap(chunk, request.observation.state, body, self._executor.halted):
             self._executor.counts["refused"] += 1
         else:
-            why = self._executor.take(chunk, request.question, now_s)
-        what = {"frame_s": request.question.frame_s, "given": request.question.given_steps, "dropped": why}
-        self._logbook.chunk(now_s, chunk.actions, text=text, progress=chunk.progress, done=chunk.done, **what)
+            why = self._executor.take(chunk, question, now_s)
+        said = {"text": text, "progress": chunk.progress, "done": chunk.done, "dropped": why}
+        self._logbook.chunk(now_s, chunk.actions, frame_s=question.frame_s, given=question.given_steps, **said)
         return why if self._executor.counts["refused"] > refused else ""
 
     def _steer_executor(self, status: Status, now_s: float, pose: np.ndarray | None, next_s: float) -> None:
