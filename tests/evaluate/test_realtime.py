@@ -163,6 +163,23 @@ def test_a_policy_that_fails_is_an_error_and_no_failed_episode(workers):
         landed([case(kwargs={"subtasks": 2})], workers)
 
 
+def test_a_chunk_that_leaps_is_refused_and_the_episode_goes_on():
+    class Leaping(GivenPolicy):
+        leapt = 0
+
+        def act(self, observations, given=None, given_steps=0):
+            (chunk,) = super().act(observations, given, given_steps)
+            if self.leapt < 2 and len(FakeTrial.last.infos) > 3:
+                self.leapt += 1
+                chunk.actions[7:, 0] += 100.0
+            return [chunk]
+
+    policy = Leaping()
+    landing = host(policy).fly(case(), Timing(RealTime, 0.2))
+    assert policy.leapt == 2 and landing.fault == "" and landing.episode.success
+    assert np.abs(commands()).max() < 50
+
+
 def test_earlier_frames_are_those_of_the_same_episode():
     policy = GivenPolicy()
     policy.history = History(frames=1)
