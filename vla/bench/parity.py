@@ -53,6 +53,7 @@ def references(golden: Path) -> Sequence[tuple[str, Callable[[], Pairs]]]:
         ("lerobot 0.6.1 ACTTemporalEnsembler", partial(arithmetic.ensembling, golden)),
         ("lerobot 0.6.1 NormalizerProcessorStep", partial(arithmetic.normalisation, golden)),
         ("lerobot 0.6.1 create_sinusoidal_pos_embedding", partial(arithmetic.waves, golden)),
+        ("lerobot 0.6.1 RTCProcessor", partial(arithmetic.guidance, golden)),
         ("diffusers 0.35.2 DDPMScheduler", partial(arithmetic.diffusion, golden)),
         ("OpenVLA, as published", partial(arithmetic.openvla, golden)),
         ("FAST, as published", partial(arithmetic.fast, golden)),

@@ -14,6 +14,7 @@ from vla.control.strategy import Ensemble
 from vla.model.denoising_heads import Diffusion
 from vla.model.fast import FastCodec
 from vla.model.flow import time_waves
+from vla.model.guidance import led, prefix_weights
 from vla.model.normalization import MODES, Normalization
 from vla.model.openvla import OpenVLAActions
 from vla.model.token_heads import Autoregressive
@@ -45,6 +46,14 @@ def waves(golden: Path) -> Pairs:
     """The description of times that pi0 and SmolVLA read."""
     said = _said(golden / "lerobot.safetensors", "waves")
     yield "sines and cosines of time", time_waves(said["times"], said["described"].shape[1]), said["described"]
+
+
+def guidance(golden: Path) -> Pairs:
+    """Velocities led toward an older chunk whose first two of six steps are decided; lerobot knows one variant."""
+    said = _said(golden / "lerobot.safetensors", "guidance")
+    noisy, weights = said["noisy"], prefix_weights(torch.tensor([2]), 6, said["noisy"].shape[1])
+    ours = [led(torch.tanh, noisy, float(time), said["older"], weights, "identity") for time in said["times"]]
+    yield "velocities, the Jacobian taken as identity", torch.stack(ours), said["velocities"]
 
 
 def diffusion(golden: Path) -> Pairs:

@@ -24,6 +24,11 @@ from lerobot.policies.common.vla_utils import (  # pyright: ignore[reportMissing
 from lerobot.policies.pi0 import modeling_pi0  # pyright: ignore[reportMissingImports]
 from lerobot.policies.pi0.configuration_pi0 import PI0Config  # pyright: ignore[reportMissingImports]
 from lerobot.policies.pi0.processor_pi0 import make_pi0_pre_post_processors  # pyright: ignore[reportMissingImports]
+from lerobot.policies.rtc.configuration_rtc import (  # pyright: ignore[reportMissingImports]
+    RTCAttentionSchedule,
+    RTCConfig,
+)
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor  # pyright: ignore[reportMissingImports]
 from lerobot.policies.smolvla import smolvlm_with_expert  # pyright: ignore[reportMissingImports]
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig  # pyright: ignore[reportMissingImports]
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy  # pyright: ignore[reportMissingImports]
@@ -97,6 +102,17 @@ def diffusion() -> dict[str, torch.Tensor]:
         draw.randn_tensor = lambda *_, now=noise[step], **__: now  # its own draws cannot be asked for by step
         chunk = scheduler.step(torch.tanh(1.5 * chunk + step / steps), step, chunk, generator=generator).prev_sample
     return found | {"diffusion.chunk": chunk}
+
+
+def guidance() -> dict[str, torch.Tensor]:
+    """Velocities led toward an older chunk, where the velocity of a network would be a known function."""
+    generator = torch.Generator().manual_seed(0)
+    noisy, older = torch.randn(2, 1, 10, 3, generator=generator)
+    settings = RTCConfig(prefix_attention_schedule=RTCAttentionSchedule.EXP, max_guidance_weight=5.0)
+    found = {"guidance.noisy": noisy, "guidance.older": older, "guidance.times": torch.tensor([1.0, 0.7, 0.4, 0.1])}
+    more = {"inference_delay": 2, "execution_horizon": 6, "original_denoise_step_partial": torch.tanh}
+    said = [RTCProcessor(settings).denoise_step(noisy, older, time=time, **more) for time in found["guidance.times"]]
+    return found | {"guidance.velocities": torch.stack(said).detach()}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -243,7 +259,7 @@ def main(out: str) -> None:
     torch.manual_seed(0)
     root, words = Path(out).resolve(), tokenizer()
     root.mkdir(parents=True, exist_ok=True)
-    parts = (ensembling(), normalisation(), waves(), diffusion())
+    parts = (ensembling(), normalisation(), waves(), diffusion(), guidance())
     save_file({name: value for part in parts for name, value in part.items()}, root / "lerobot.safetensors")
     smolvla(root / "lerobot-smolvla", words, "cross_attn")
     pi0(root / "lerobot-pi0", words)
