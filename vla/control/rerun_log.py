@@ -3,6 +3,7 @@
 Needs `pip install vla-stack[viz]`; look at it with `rerun run.rrd`.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class RerunLog:
     def __init__(self, path: Path, embodiment: Embodiment):
         """Begin the file; ValueError where the viewer's library is not installed."""
         try:
-            import rerun  # pyright: ignore[reportMissingImports]
+            rerun = import_module("rerun")
         except ImportError as error:
             wanted = "rrd=true writes for the Rerun viewer: pip install 'vla-stack[viz]', or rrd=false"
             raise ValueError(wanted) from error
