@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.control.browser import CHROMIUM, Browser
-from vla.control.operator import OperatorPage, Snapshot
+from vla.control.operator import OperatorPage, Snapshot, _instructs
 
 JOINTS = ("pan", "lift", "elbow", "wrist", "roll", "gripper")
 HOSTILE = '</script><img src=x onerror="document.title=1">'
@@ -130,6 +130,11 @@ def test_clicking_through_the_page(page, desk, tmp_path):
         assert browser.read("document.title") == "robot"  # hostile text stayed text
         assert browser.read("document.querySelector('#plan li:last-child').textContent") == HOSTILE
     until(lambda: not desk.on)  # nobody holds the keys any more
+
+
+def test_a_stop_that_speaks_of_instructions_is_a_stop():
+    assert _instructs('{"do": "instruct", "text": "stop"}')
+    assert not _instructs('{"do": "stop", "text": "instruct"}') and not _instructs(b"instruct")
 
 
 def test_stop_does_not_wait_for_words_that_are_still_being_read(page, desk, monkeypatch):

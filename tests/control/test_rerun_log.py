@@ -43,6 +43,19 @@ def test_another_log_is_told_all_that_the_logbook_is(tmp_path):
     assert kept.told == ["event", "chunk", "tick", "frame", "frame"]  # the last frame waits for its action
 
 
+def test_another_log_that_fails_does_not_end_the_recording(tmp_path):
+    class Broken(Kept):
+        def tick(self, tick):
+            raise RuntimeError("no room")
+
+    broken = Broken()
+    logbook = Logbook(tmp_path, SEEING, "pick", HZ, also=broken, patient=True)
+    entries(logbook)
+    logbook.close({"success": True})
+    assert broken.told == ["event", "chunk"] and not logbook.fault
+    assert (tmp_path / "dataset" / "meta" / "info.json").exists()
+
+
 def test_without_the_library_nothing_begins(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rerun", None)
     with pytest.raises(ValueError, match=r"pip install 'vla-stack\[viz\]'"):

@@ -5,6 +5,7 @@ has happened, a dump is there whole or not at all, and the episode joins the dat
 """
 
 import json
+import logging
 import re
 import shutil
 import threading
@@ -22,6 +23,8 @@ from vla.data import schema
 from vla.data.recorder import EpisodeRecorder
 from vla.data.writer import DatasetWriter
 from vla.types import Embodiment, Observation
+
+logger = logging.getLogger(__name__)
 
 CAMERA = "observation.images."
 FRAMES = 32  # may wait to be encoded; beyond that they are dropped and counted
@@ -191,7 +194,16 @@ class Logbook:
         """Have the other log told, if there is one."""
         if self._also is not None:
             log = self._also
-            self._jobs.put(lambda: what(log))
+            self._jobs.put(lambda: self._told(log, what))
+
+    def _told(self, log: Log, what: Callable[[Log], object]) -> None:
+        """Tell the other log; one that fails is told nothing more, and the recording goes on."""
+        try:
+            if self._also is not None:
+                what(log)
+        except Exception as error:  # the border to a library that draws
+            self._also = None
+            logger.error("the other log failed: %s", error)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -272,5 +272,9 @@ class OperatorPage:
 
 
 def _instructs(message: str | bytes) -> bool:
-    """Say whether a message may hold words for the policy."""
-    return "instruct" in message if isinstance(message, str) else b"instruct" in message
+    """Say whether a message holds words for the policy; a stop never counts as that, whatever else it holds."""
+    try:
+        told = json.loads(message)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and told.get("do") == "instruct"
