@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from vla.bench import comparison
-from vla.bench.comparison import draw, for_people, line, pooled, step
+from vla.bench.comparison import draw, for_people, line, pooled, speed, step
+from vla.evaluate.statistics import Rate
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,20 @@ def test_a_step_that_stopped_early_goes_on(tmp_path):
         assert ran(tmp_path) == times
 
 
+def test_speed_is_told_by_a_short_training_and_by_single_chunks_of_the_trained_policy(tmp_path, monkeypatch):
+    asked = []
+
+    def told(name, out, words, after):
+        asked.append((name, words, after))
+        return {"samples_per_s": 95.0} if name == "train" else {"chunk_latency_ms": {"p50": 12.0, "p95": 20.0}}
+
+    monkeypatch.setattr(comparison, "step", told)
+    trained = {"checkpoint": "run/checkpoints/last"}
+    assert speed(tmp_path, ["recipe=heads/l1"], trained) == SPEED
+    assert [name for name, _, _ in asked] == ["train", "bench"] and all(after == trained for _, _, after in asked)
+    assert 'bench.checkpoint="run/checkpoints/last"' in asked[1][1]
+
+
 @pytest.mark.parametrize("module", comparison.VERBS.values())
 def test_every_verb_runs_as_a_module(module):
     assert 'if __name__ == "__main__":\n    main()' in Path(str(find_spec(module).origin)).read_text()
@@ -61,24 +76,26 @@ def flown(successes, episodes):
         "episodes": episodes,
         "per_task": {"pick": {"success_rate": successes / episodes, "episodes": episodes}},
         "controls": {"blank_camera": 0.1},
-        "chunk_latency_ms": {"p50": 12.0},
+        "controls_per_task": {"blank_camera": {"pick": {"asked": 0.1, "episodes": 10}}},
     }
 
 
-TRAINED = {"parameters": 1_200_000, "samples": 320, "samples_per_s": 95.0, "loss": 2.0}
+TRAINED = {"parameters": 1_200_000, "samples": 320, "loss": 2.0}
+SPEED = {"samples_per_s": 95.0, "chunk_latency_ms": 12.0}
 
 
 @pytest.fixture
 def summary():
     rows = [line("heads/flow", seed, TRAINED, flown(successes, 20)) for seed, successes in enumerate((5, 10, 15))]
     rows += [line("heads/fast", 0, TRAINED, flown(0, 20))]
-    return pooled(rows)
+    return pooled([row | SPEED for row in rows])
 
 
 def test_seeds_are_pooled_and_their_spread_is_shown(summary):
     flow = summary["heads/flow"]
     assert flow["success_rate"] == 0.5 and flow["seeds"] == [0.25, 0.5, 0.75]
     assert flow["blank_camera"] == pytest.approx(0.1)
+    assert flow["blank_camera_ci95"] == Rate(3, 30).ci95
     assert 0.37 < flow["ci95"][0] < 0.39 and 0.61 < flow["ci95"][1] < 0.63  # Wilson, 30 of 60
     table = for_people(summary).splitlines()
     assert table[2].startswith("| heads/flow | 50 % (38-62) | 25, 50, 75 | 10 % | 12 | 95 | 1.20 M |")
@@ -87,8 +104,8 @@ def test_seeds_are_pooled_and_their_spread_is_shown(summary):
 
 def test_runs_that_all_crashed_are_shown_as_such(tmp_path):
     crashed = flown(0, 20) | {"success_rate": None, "ci95": None, "episodes": 0, "per_task": {}}
-    crashed["controls"] = {"blank_camera": None}
-    summary = pooled([line("heads/l1", 0, TRAINED, crashed)])
+    crashed |= {"controls": {"blank_camera": None}, "controls_per_task": {}}
+    summary = pooled([line("heads/l1", 0, TRAINED, crashed) | SPEED])
     assert "crashed" in for_people(summary)
     draw(summary, tmp_path / "comparison.png")
 

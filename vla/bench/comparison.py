@@ -1,7 +1,8 @@
 """Designs side by side: one backbone, one dataset, one budget, several seeds; judged by closed-loop success.
 
 Every run is `vla train` and then `vla eval`, in processes of their own and in a folder of its own below `out`. What is
-finished is not done again, and a run that was cut off goes on, so the same command resumes.
+finished is not done again, and a run that was cut off goes on, so the same command resumes. Speed is measured in the
+end, one design right after another, so that all of them meet the machine as it is then.
 """
 
 import json
@@ -22,7 +23,9 @@ except ImportError:  # the extra "plots"
     Figure = None
 
 VERBS = {"collect": "vla.data.collect", "train": "vla.train.train", "eval": "vla.evaluate.evaluate"}
+VERBS["bench"] = "vla.bench.bench"
 ONLY = ("long_horizon.episodes=0", "held_out.episodes=0", "videos=0", "controls.which=[blank_camera]")
+TIMED_STEPS = 150  # of training, by which its speed is told
 MARK = "asked.json"  # of a step: its words, and which results it builds on
 MEANS = ("chunk_latency_ms", "samples_per_s", "blank_camera")
 APART = 10_000  # between the scenes of two seeds, so that no two runs fly the same
@@ -50,16 +53,22 @@ def measure(
     folder = Path(out).resolve()
     collected = step("collect", folder / "demonstrations", [*collect, f"seed={seed}"])
     data = [f'dataset="{folder / "demonstrations" / "dataset"}"', f'frames="{folder / "frames"}"']
-    rows = []
+    rows, last = [], {}
     with tqdm(list(product(range(seed, seed + seeds), recipes)), desc="designs", unit="run") as bar:
         for number, recipe in bar:
             bar.set_postfix_str(f"{recipe}, seed {number}")
-            run = folder / recipe.replace("/", "-") / str(number)
+            run = folder / _folder(recipe) / str(number)
             words = [f"recipe={recipe}", *data, *train, f"seed={number}"]
             trained = step("train", run / "train", words, after=collected)
             words = [f'checkpoint="{trained["checkpoint"]}"', *ONLY, *evaluate]
             words.append(f"seed={eval_seed + APART * (number - seed)}")
             rows.append(line(recipe, number, trained, step("eval", run / "eval", words, after=trained)))
+            last[recipe] = trained
+    speeds = {}
+    for recipe in tqdm(recipes, desc="speed", unit="design"):
+        words = [f"recipe={recipe}", *data, *train, f"seed={seed}", f"steps={TIMED_STEPS}"]
+        speeds[recipe] = speed(folder / _folder(recipe) / "speed", words, last[recipe])
+    rows = [row | speeds[row["name"]] for row in rows]
     summary = pooled(rows)
     (folder / "comparison.md").write_text(for_people(summary))
     return {"rows": rows, "summary": summary, "plot": draw(summary, folder / "comparison.png")}
@@ -90,8 +99,21 @@ def step(name: str, out: Path, words: Sequence[str], after: Mapping[str, Any] | 
     return found
 
 
+def speed(folder: Path, words: Sequence[str], trained: Mapping[str, Any]) -> dict[str, float]:
+    """Train a few steps with these words and time chunks of what was trained: `samples_per_s`, `chunk_latency_ms`."""
+    again = step("train", folder / "train", words, after=trained)
+    asked = ["bench=policy", f'bench.checkpoint="{trained["checkpoint"]}"']
+    latency = step("bench", folder / "policy", asked, after=trained)
+    return {"samples_per_s": again["samples_per_s"], "chunk_latency_ms": latency["chunk_latency_ms"]["p50"]}
+
+
+def _folder(recipe: str) -> str:
+    return recipe.replace("/", "-")
+
+
 def line(recipe: str, seed: int, trained: dict[str, Any], flown: dict[str, Any]) -> dict[str, Any]:
     """Return what a run came to."""
+    blind = flown["controls_per_task"].get("blank_camera", {}).values()
     return {
         "name": recipe,
         "seed": seed,
@@ -100,11 +122,11 @@ def line(recipe: str, seed: int, trained: dict[str, Any], flown: dict[str, Any])
         "episodes": flown["episodes"],
         "successes": round(sum((row["success_rate"] or 0) * row["episodes"] for row in flown["per_task"].values())),
         "blank_camera": flown["controls"]["blank_camera"],
+        "blank_camera_successes": round(sum((row["asked"] or 0) * row["episodes"] for row in blind)),
+        "blank_camera_episodes": sum(row["episodes"] for row in blind),
         "per_task": {task: row["success_rate"] for task, row in flown["per_task"].items()},
-        "chunk_latency_ms": flown["chunk_latency_ms"]["p50"],
         "parameters": trained["parameters"],
         "samples": trained["samples"],
-        "samples_per_s": trained["samples_per_s"],
         "loss": trained["loss"],
     }
 
@@ -118,10 +140,12 @@ def pooled(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for name in dict.fromkeys(row["name"] for row in rows):
         mine = [row for row in rows if row["name"] == name]
         rate = Rate(sum(row["successes"] for row in mine), sum(row["episodes"] for row in mine))
+        blind = Rate(*(sum(row[f"blank_camera_{what}"] for row in mine) for what in ("successes", "episodes")))
         means = {key: sum(row[key] or 0 for row in mine) / len(mine) for key in MEANS}
         summary[name] = {
             "success_rate": rate.value,
             "ci95": rate.ci95,
+            "blank_camera_ci95": blind.ci95,
             "seeds": [row["success_rate"] for row in mine],
             "parameters": mine[0]["parameters"],
             **means,
