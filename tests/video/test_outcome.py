@@ -13,7 +13,20 @@ from tests.video.scenes import Scene, on_grey, record
 from vla.bench.spoilt import Recording, write
 from vla.video.child import Decoder
 from vla.video.grips import grips
-from vla.video.outcome import FAILURE, MODES, NONE, SUSPECTS, UNKNOWN, Suspect, decided, judge
+from vla.video.outcome import (
+    FAILURE,
+    MEASURED,
+    MODES,
+    NONE,
+    RECORDED,
+    SUCCESS,
+    SUSPECTS,
+    UNKNOWN,
+    Suspect,
+    as_recorded,
+    decided,
+    judge,
+)
 from vla.video.source import Item
 from vla.video.things import HIDDEN, LEFT, STAYED, Frame, colours_named, fates, shape_named
 
@@ -129,6 +142,22 @@ def test_it_failed_just_if_the_first_suspect_was_not_put_right(listed):
     assert (found.label == FAILURE) == bool(listed and not listed[0].put_right)
     assert len(found.suspects) == min(len(listed), SUSPECTS) and found.words
     assert (found.failure is None) == (found.label != FAILURE)
+
+
+@settings(deadline=None)
+@given(suspects, st.sampled_from([None, True, False]))
+def test_what_the_recording_says_of_its_success_is_told_and_what_speaks_against_it_stays(listed, succeeded):
+    measured = decided(sorted(listed, key=lambda suspect: suspect.put_right))
+    found = as_recorded(measured, succeeded)
+    assert found.suspects == measured.suspects
+    if succeeded is None:
+        assert found == measured
+    elif measured.label == FAILURE:
+        assert found.label == FAILURE and found.source == MEASURED and found.failure == measured.failure
+    else:
+        assert found.label == (SUCCESS if succeeded else FAILURE) and found.source == RECORDED
+        assert found.failure is None  # a mistake that was put right is no reason
+    assert (succeeded is None) != ("the recording says" in found.words)
 
 
 def table(*things: tuple[str, str, tuple[int, int]]) -> np.ndarray:

@@ -33,7 +33,7 @@ def record_of(name: str, *parts: tuple[float, float, str, str]) -> dict:
         "source": {"name": name, "task": "tidy up"},
         "segments": [{"start_s": a, "stop_s": b, "label": label, "why": [why]} for a, b, label, why in parts],
         "qa": [{"code": "cut_off", "words": "the file ends early", "start_s": 5.0, "stop_s": 9.0}],
-        "outcome": {"suspects": []},
+        "outcome": {"label": "none", "words": "nothing", "moment_s": None, "suspects": []},
         "keyframes": [{"time_s": t, "picture": f"keyframes/{t}.jpg"} for t in (0.0, 2.0, 4.0)],
     }
 

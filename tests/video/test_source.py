@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.test_writer import FEATURES, FPS, record
+from tests.data.test_writer import FEATURES, FPS, frame, record
+from vla.data.recorder import EpisodeRecorder
 from vla.data.writer import DatasetWriter
 from vla.video.decode import ClipError, Facts, ImageClip, Limits
 from vla.video.source import Item, find
@@ -47,6 +48,27 @@ def test_a_recorded_run_gives_the_episodes_of_the_dataset_inside(tmp_path):
     shutil.copytree(GOLDEN / "lerobot-0.6.1", tmp_path / "run/recording")
     (tmp_path / "run/result.json").write_text("{}")
     assert [item.name for item in find(tmp_path / "run")] == [f"recording episode {number}" for number in range(3)]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("feature", [True, False])
+def test_a_recording_says_itself_how_it_ended_by_table_or_by_its_last_row(tmp_path, finished, feature):
+    features = FEATURES | ({"next.success": {"dtype": "bool", "shape": [1], "names": None}} if feature else {})
+    writer = DatasetWriter(tmp_path / "run", FPS, features)
+    for episode, success in enumerate((False, True)):
+        with EpisodeRecorder(writer.root, episode, FPS, features, "h264") as recorder:
+            for step in range(5):
+                told = {"next.success": success and step == 4} if feature else {}
+                recorder.add(frame(episode, step) | told, task="task")
+            recorder.save(extra={} if feature else {"success": success})
+    if finished:
+        writer.close()
+    assert [item.succeeded for item in find(tmp_path)] == [False, True]
+
+
+def test_a_recording_that_does_not_say_how_it_ended_is_not_judged_by_it(tmp_path):
+    record(DatasetWriter(tmp_path / "run", FPS, FEATURES), 0)
+    assert [item.succeeded for item in find(tmp_path)] == [None]
 
 
 def test_a_run_that_was_killed_gives_its_complete_episodes(tmp_path):

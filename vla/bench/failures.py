@@ -1,7 +1,7 @@
 """Does the analysis find what failed, when and how, and nothing where nothing failed? Scored on mishaps with truth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def examine(root: Path, decoder: Decoder, ledger: Ledger, words: Words | None = 
 
 
 def _outcome(item: Item, decoder: Decoder, words: Words) -> Outcome:
-    found = analyse(item, decoder, words)
+    found = analyse(replace(item, succeeded=None), decoder, words)  # the recording knows how it ended
     for track in found.tracks.values():
         track.thumbnails.unlink()
     return found.outcome

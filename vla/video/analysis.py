@@ -12,7 +12,7 @@ from vla.video.events import Event
 from vla.video.flag import ERROR, Flag
 from vla.video.keyframes import BUDGET, Keyframe, all_events, choose
 from vla.video.objects import Detector
-from vla.video.outcome import UNKNOWN, Outcome, judge
+from vla.video.outcome import UNKNOWN, Outcome, as_recorded, judge
 from vla.video.quality import Checked, check
 from vla.video.reading import Reader, Text, flags, read_tracks
 from vla.video.routing import Routing
@@ -95,7 +95,7 @@ def analyse(
     story = Story(item, veiled(tracks, veil), events, segments, judge(item, tracks), told)
     named = words.name(story)
     story = replace(story, segments=merged(named))
-    story = replace(story, outcome=words.judge(story))
+    story = replace(story, outcome=as_recorded(words.judge(story), item.succeeded))
     answers = tuple(words.answer(story, question, frames_for(question, story, similar)) for question in questions)
     routing = Routing.of([*named, story.outcome, *answers])
     segments = list(story.segments)

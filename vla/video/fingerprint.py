@@ -19,6 +19,7 @@ def fingerprint(item: Item, settings: Mapping[str, Any]) -> str:
     clips = {camera: _clip(clip) for camera, clip in item.clips.items()}
     tables = [_content(path) for path in _tables(item)]
     whole = {"clips": clips, "tables": tables, "episode": item.episode, "task": item.task, "settings": settings}
+    whole["succeeded"] = item.succeeded  # may stand in the table of episodes, which is not hashed
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

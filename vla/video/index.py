@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from vla.video.outcome import MODES
+from vla.video.outcome import FAILURE, MODES
 
 NAME, SCHEMA = "index.sqlite", "vla.index/1"
 RRF = 60  # reciprocal rank fusion, Cormack et al. 2009: a rank counts 1 / (RRF + rank)
@@ -94,6 +94,9 @@ def _moments(folder: str, record: Mapping[str, Any]) -> Iterable[dict[str, Any]]
         why = "; ".join([MODES[suspect["mode"]], *suspect["evidence"]])
         part = {"start_s": suspect["time_s"], "stop_s": stop_s}
         found.append(("failure", part, f"{suspect['mode'].replace('_', ' ')}, {state}", why))
+    if record["outcome"]["label"] == FAILURE and record["outcome"]["moment_s"] is None and record["keyframes"]:
+        end_s = record["keyframes"][-1]["time_s"]
+        found.append(("failure", {"start_s": end_s, "stop_s": end_s}, "it failed", record["outcome"]["words"]))
     for kind, part, label, why in found:
         start_s, stop_s = part["start_s"], part["stop_s"]
         nearest = min(record["keyframes"], key=lambda k, t=(start_s + stop_s) / 2: abs(k["time_s"] - t), default=None)

@@ -16,7 +16,7 @@ from vla.video.things import LEFT, STAYED, Place, colours_named, fates, pictures
 from vla.video.track import Track
 
 FAILURE, SUCCESS, NONE, UNKNOWN = "failure", "success", "none", "unknown"  # NONE: nothing speaks for a failure
-MEASURED = "measured"  # the source of an outcome that no model gave
+MEASURED, RECORDED = "measured", "recorded"  # sources of an outcome that no model gave
 MODES = {
     "missed_grasp": "the gripper misses: it closes on nothing",
     "slip": "what was held slips out of the gripper and is dropped",
@@ -57,18 +57,20 @@ class Suspect:
 class Outcome:
     """How it ended, as far as can be told; `suspects` come in the order of likelihood, those put right last."""
 
-    label: str  # FAILURE, SUCCESS (only a model says so), NONE or UNKNOWN
+    label: str  # FAILURE, SUCCESS (only a model or the recording itself says so), NONE or UNKNOWN
     words: str  # for people
     suspects: tuple[Suspect, ...] = ()  # SUSPECTS at most
-    source: str = MEASURED  # or the model that decided
+    source: str = MEASURED  # or RECORDED, or the model that decided
     problem: str = ""  # what kept a model from deciding
     confidence: float | None = None  # 0..1, by agreement; None where nothing tells
     first: str | None = None  # what a weaker model said, where a stronger one was asked
 
     @property
     def failure(self) -> Suspect | None:
-        """The moment of failure, where there is one."""
-        return self.suspects[0] if self.label == FAILURE and self.suspects else None
+        """The moment of failure, where there is one that nothing put right."""
+        if self.label != FAILURE:
+            return None
+        return next((suspect for suspect in self.suspects if self.source != RECORDED or not suspect.put_right), None)
 
 
 def judge(item: Item, tracks: Mapping[str, Track]) -> Outcome:
@@ -94,6 +96,22 @@ def decided(suspects: Sequence[Suspect]) -> Outcome:
         words = f"{len(suspects)} mistakes were put right" if len(suspects) > 1 else "a mistake was put right"
         return Outcome(NONE, f"{words}; nothing else speaks for a failure", tuple(suspects[:SUSPECTS]))
     return Outcome(FAILURE, f"at {first.time_s:.2f} s {MODES[first.mode]}", tuple(suspects[:SUSPECTS]))
+
+
+def as_recorded(outcome: Outcome, succeeded: bool | None) -> Outcome:
+    """Take over what the recording itself says of its success; None where it says nothing.
+
+    What speaks for a failure in spite of a recorded success stays, with both told.
+    """
+    if succeeded is None or (outcome.label == SUCCESS and succeeded):
+        return outcome
+    said = f"the recording says that it {'succeeded' if succeeded else 'failed'}"
+    if outcome.label == FAILURE:
+        return replace(outcome, words=f"{outcome.words}; {said}")
+    if succeeded:
+        return replace(outcome, label=SUCCESS, words=said, source=RECORDED)
+    why = outcome.words if outcome.suspects else "nothing that was measured tells when or why"
+    return replace(outcome, label=FAILURE, words=f"{said}; {why}", source=RECORDED)
 
 
 def _of_grips(state: State, tracks: Mapping[str, Track], steps: Sequence[str], pushed: bool) -> list[Suspect]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from vla.data import schema
@@ -14,6 +15,7 @@ from vla.data.writer import column_array
 from vla.video.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Clip, ImageClip, TableClip, VideoClip
 from vla.video.state import State, StateReader
 
+SUCCESS = "next.success"  # LeRobot's feature; its last row says how an episode ended
 IMAGES_FPS = 1.0  # images have no times: one a second, if nothing else is said
 _DEPTH = ("is_depth_map", "video.is_depth_map")
 _SHOWN = 5  # names in a message
@@ -31,6 +33,7 @@ class Item:
     rows: int | None = None  # of the tables, which is how many frames each camera should have
     fps: float | None = None  # that the dataset states
     state: State | None = field(default=None, repr=False)
+    succeeded: bool | None = None  # what the recording itself says, by SUCCESS or the table of episodes
 
 
 def find(path: Path | str, images_fps: float = IMAGES_FPS) -> list[Item]:
@@ -124,9 +127,17 @@ def _episodes(root: Path, prefix: str) -> list[Item]:
             rows=episode.length,
             fps=float(dataset.fps),
             state=reader.read(episode.start, episode.length),
+            succeeded=_succeeded(dataset, episode),
         )
         for episode in dataset.episodes
     ]
+
+
+def _succeeded(dataset: EpisodeDataset, episode: Episode) -> bool | None:
+    told = episode.extra.get("success")
+    if told is None and SUCCESS in dataset.features:
+        told = np.ravel(dataset.column(SUCCESS)[episode.start + episode.length - 1])[0]
+    return None if told is None else bool(told)
 
 
 def _is_depth(dataset: EpisodeDataset, key: str) -> bool:
@@ -149,6 +160,9 @@ def _staged_episode(folder: Path, prefix: str) -> Item:
     table = pq.read_table(folder / "frames.parquet")
     reader = StateReader(features, lambda key: column_array(table[key]), float(identity["fps"]))
     number = int(folder.name.rpartition("-")[2])
+    told = json.loads((folder / "episode.json").read_text(encoding="utf-8")).get("extra", {}).get("success")
+    if told is None and SUCCESS in features:
+        told = np.ravel(column_array(table[SUCCESS])[-1])[0]
     return Item(
         name=f"{prefix}episode {number}",
         path=folder,
@@ -158,4 +172,5 @@ def _staged_episode(folder: Path, prefix: str) -> Item:
         rows=len(table),
         fps=float(identity["fps"]),
         state=reader.read(0, len(table)),
+        succeeded=None if told is None else bool(told),
     )

@@ -12,9 +12,9 @@ timeline.json, schema "vla.timeline/1"; times in seconds since the item's first 
                  (0..1 by agreement, null where nothing tells), first (what a weaker model said where a stronger one
                  was asked, else null)]
     events       [time_s, kind, signal ("state" or "pixels"), strength 0..1, words]
-    outcome      label (failure, success, none or unknown; without a model never success), words, moment_s, mode (null
-                 without a failure), source ("measured" or the model), problem, confidence, first, suspects [time_s,
-                 mode, evidence, put_right, stop_s], the likeliest first
+    outcome      label (failure, success, none or unknown; success only where a model or the recording says so), words,
+                 moment_s, mode (null where that is not known), source ("measured", "recorded" or the model), problem,
+                 confidence, first, suspects [time_s, mode, evidence, put_right, stop_s], the likeliest first
     answers      [question, answer ("not visible" is one), times_s and frames that it rests on, source ("events" or the
                  model), looked_at_s (frames that a model was shown), problem, confidence, first]
     routing      asked (segments, outcome and answers), routed (to the stronger model), changed (by it)
