@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,21 @@ def write_result(out: Path, **values: Any) -> Path:
     partial.write_text(text + "\n")
     partial.replace(path)
     return path
+
+
+def commit() -> str:
+    """Name the commit of this code, with "-dirty" where files differ from it; "unknown" where git does not keep it."""
+    folder = Path(__file__).resolve().parent
+    kept = ["git", "ls-files", "--error-unmatch", Path(__file__).name]  # a repository around may be another's
+    named = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        for command in (kept, named):
+            git = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+            if git.returncode:
+                return "unknown"
+    except OSError:  # no git
+        return "unknown"
+    return git.stdout.strip()
 
 
 def _plain(value: Any) -> Any:

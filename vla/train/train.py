@@ -25,7 +25,7 @@ from vla.model.history import History
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_TOKENS, LOCATION_TOKENS, build_tokenizer, pretrained_tokenizer, words_of
-from vla.result import write_result
+from vla.result import commit, write_result
 from vla.train.designs import designs
 from vla.train.memory import recompute_activations
 from vla.train.objective import Objective
@@ -298,12 +298,9 @@ def _keep_settings(out: Path, config: dict[str, Any]) -> None:
 
 def _provenance(config: dict[str, Any], datasets: list[EpisodeDataset], parameters: int) -> dict[str, Any]:
     """What made this checkpoint."""
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).resolve().parent, check=False
-    )
     records = [{"hash": data.hash, "episodes": len(data.episodes), "frames": len(data)} for data in datasets]
     return {
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(),
         "dataset": records[0] if len(records) == 1 else records,
         "recipe": {
             key: value for key, value in config.items() if key not in ("out", "dataset", "frames", "provenance_note")
