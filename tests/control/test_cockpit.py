@@ -132,6 +132,7 @@ def test_in_a_stop_nobody_takes_over_before_it_is_cleared(tmp_path):
     desk = Desk(flight, [(1.0, "estop", "the page"), (2.0, "takeover", True)])
     flight.run(4.0)
     assert not any(snapshot.takeover for snapshot in desk.between(2.1, 4)) and desk.shown[-1][1].state == "ESTOP"
+    assert "stopped (ESTOP): clear that first" in desk.replies[-1]
 
 
 def test_a_real_arm_is_not_moved_by_keyboard(tmp_path):

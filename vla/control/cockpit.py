@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from vla.control.guard import Guard
 from vla.control.loop import Loop
 from vla.control.operator import Snapshot
+from vla.control.severity import State
 from vla.control.steering import Steering
 from vla.control.stepping import Stepping
 
@@ -75,6 +76,9 @@ class Cockpit:
         """Let the operator move the joints instead of the policy, or give them back; return why not."""
         if on and not self._simulated:
             return "a real arm is not moved by keyboard: use a leader arm"
+        latest = self._loop.latest
+        if on and latest is not None and latest.status.state > State.HOLD:
+            return f"the arm is stopped ({latest.status.state.name}): clear that first"
         (self._loop.take_over if on else self._loop.give_back)()
         return ""
 
