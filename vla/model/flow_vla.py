@@ -66,17 +66,29 @@ class FlowVLA(nn.Module, ABC):
             dim=1,
         )
         kinds = torch.full((tokens.shape[1],), IMAGE)
-        kinds[tokens.shape[1] - state_tokens.shape[1] :] = STATE
+        before = tokens.shape[1] - state_tokens.shape[1]
+        kinds[before:] = STATE
+        sees, places = attention_mask(kinds, present), (present.cumsum(1) - 1).clamp_min(0)
         cache = DynamicCache(config=self.language.config)
-        self.language(
-            inputs_embeds=tokens,
-            attention_mask=attention_mask(kinds, present),
-            position_ids=(present.cumsum(1) - 1).clamp_min(0),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        # Of the prefix the last alone may be learned, and nothing sees it: what is before needs no gradients.
+        frozen = not any(weight.requires_grad for weight in self.vlm.parameters())
+        apart = frozen and torch.is_grad_enabled() and state_tokens.requires_grad
+        for part in (slice(before), slice(before, None)) if apart else (slice(None),):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (not apart or part.start is not None)):
+                self.language(
+                    inputs_embeds=tokens[:, part],
+                    attention_mask=sees[:, :, part, : part.stop],
+                    position_ids=places[:, part],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
         table = self.language.get_input_embeddings().weight
         return Context(table, self.language, present, present.sum(1, keepdim=True), cache, state=state)
+
+    def learn_expert(self) -> None:
+        """Let everything but the vision-language model learn, as lerobot does by default."""
+        self.requires_grad_(True)
+        self.vlm.requires_grad_(False)
 
     @torch.no_grad()
     def act(self, context: Context, steps: int = 10, noise: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import AutoModel, PaliGemmaConfig, PretrainedConfig
 
 from vla.model.flow import VelocityField
 from vla.model.flow_vla import FlowVLA, Pi0, SmolVLA
+from vla.model.onednn import by_onednn
 
 PI0_HEADS, SIGLIP_HEADS = 8, 16  # of every Gemma and SigLIP that pi0 comes with; sizes of weights do not tell them
 SMOLVLA_THETA = 10_000.0  # of lerobot's rotary positions, whatever the vision-language model was trained with
@@ -100,6 +101,7 @@ def fill(network: FlowVLA, weights: Mapping[str, Tensor]) -> None:
             f"weights do not fit: missing {result.missing_keys[:5]}, unexpected {result.unexpected_keys[:5]}"
         )
     network.eval().requires_grad_(False)
+    by_onednn(network)
 
 
 def renamed(weights: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
