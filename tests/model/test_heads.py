@@ -277,7 +277,7 @@ def test_eulers_method_ends_at_the_chunk_that_the_velocity_points_to():
     network, targets = network_with("flow"), smooth_chunks(2)
     starts = []
 
-    def straight(noisy, time, context):
+    def straight(noisy, time, context, sight):
         starts.append((noisy.clone(), time.clone()))
         return starts[0][0] - targets
 
@@ -293,7 +293,7 @@ def test_given_steps_are_at_time_zero_and_the_prefix_is_read_but_never_grows():
     batch["given_steps"] = torch.tensor([2, 0])
     outputs = network(**batch, taught=False)
     length, velocity, times = outputs.context.cache.get_seq_length(), network.head.field.velocity, []
-    network.head.field.velocity = lambda noisy, time, context: (times.append(time), velocity(noisy, time, context))[1]
+    network.head.field.velocity = lambda noisy, time, *seen: (times.append(time), velocity(noisy, time, *seen))[1]
     values, _ = network.head.decide(
         outputs.action_hidden, outputs.context, batch["given_actions"], batch["given_steps"]
     )

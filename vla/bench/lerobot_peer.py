@@ -1,6 +1,6 @@
 """lerobot as a peer in a bench: its dataset and its SmolVLA, in this very process.
 
-lerobot 0.6 asks for transformers below 5.6 and we for 5.17 or newer, so its SmolVLA runs with ours. Two things of it are
+lerobot 0.6 asks for transformers below 5.6 and we for 5.17 or newer, so its SmolVLA runs with ours. Two things are
 stood in for: the processor from the hub, of which it reads two ids of tokens that it does not use, and the cropping of
 a cache to a length, which transformers took away and which it does after each Euler step.
 """
@@ -14,9 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import DynamicCache, SmolVLMConfig
+from transformers import DynamicCache
 
-from vla.bench.speed_shape import Shape
+from vla.bench.speed_shape import Inputs, Shape
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 WORDS, WORDS_MASK = "observation.language.tokens", "observation.language.attention_mask"
@@ -28,9 +28,9 @@ def needed(module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ValueError(
-            f"{module} cannot be imported ({error}): this bench compares with lerobot. pip install 'lerobot==0.6.1' "
-            "datasets pandas torchvision torchcodec into this environment (lerobot with --no-deps: it asks for an older "
-            "transformers), or leave that part out of parts=[...]"
+            f"{module} cannot be imported ({error}): this bench compares with lerobot. Install lerobot==0.6.1 with "
+            "--no-deps (it asks for an older transformers), and 'av<16' datasets pandas torchvision torchcodec draccus "
+            "deepdiff jsonlines einops imageio termcolor"
         ) from error
 
 
@@ -60,6 +60,8 @@ def build_smolvla(shape: Shape, device: str) -> Any:
             input_features=seen,
             output_features={ACTION: feature(type=kinds.ACTION, shape=(shape.joints,))},
             resize_imgs_with_padding=(shape.image, shape.image),
+            max_state_dim=shape.padded,
+            max_action_dim=shape.padded,
             chunk_size=shape.action_horizon,
             n_action_steps=shape.action_horizon,
             num_steps=shape.flow_steps,
@@ -82,13 +84,8 @@ class Croppable(DynamicCache):
                 layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
 
 
-def batch_of(shape: Shape, inputs: Any) -> dict[str, torch.Tensor]:
+def batch_of(shape: Shape, inputs: Inputs) -> dict[str, torch.Tensor]:
     """Put inputs (speed_shape.py) as lerobot's policy takes them: pixels float 0..1, state and actions unpadded."""
     pixels = (image.permute(0, 3, 1, 2) / 255 for image in inputs.images.values())
     images = dict(zip((f"{IMAGES}{camera}" for camera in shape.cameras), pixels, strict=True))
     return images | {STATE: inputs.state, WORDS: inputs.ids, WORDS_MASK: inputs.mask, ACTION: inputs.actions}
-
-
-def config_of(shape: Shape) -> SmolVLMConfig:
-    """Configuration of the whole vision-language model, as lerobot builds it before it cuts layers off."""
-    return shape.vlm(layers=shape.vlm_layers)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from vla.bench.lerobot_peer import batch_of, build_smolvla
-from vla.bench.speed_shape import PADDED, Inputs, Shape, draw
+from vla.bench.lerobot_peer import ACTION, batch_of, build_smolvla
+from vla.bench.speed_shape import Inputs, Shape, draw
 from vla.bench.turns import flops_per_s, peak_growth, seconds_each
 from vla.model import lerobot_weights
 from vla.model.flow_vla import SmolVLA
@@ -41,17 +41,12 @@ def measure_inference(shape: Shape, rounds: int, precisions: Sequence[str], devi
     ours = _ours(theirs, shape).to(device)
     parallel = _parallel(shape).to(device).eval()
     seen = draw(shape, 1, device)
+    whole = {name: value for name, value in batch_of(shape, seen).items() if name != ACTION}
     chunks: dict[str, Callable[[], Tensor]] = {
-        "lerobot": lambda: theirs.predict_action_chunk(batch_of_pixels(), noise=seen.noise),
-        "same_weights": lambda: _chunk(ours, shape, seen, batch_of_pixels()),
+        "lerobot": lambda: theirs.predict_action_chunk(dict(whole), noise=seen.noise),
+        "same_weights": lambda: _chunk(ours, shape, seen, whole),
         "parallel": lambda: _parallel_chunk(parallel, seen),
     }
-    whole = batch_of(shape, seen)
-    whole.pop("action")
-
-    def batch_of_pixels() -> dict[str, Tensor]:
-        return dict(whole)
-
     flops = {name: _flops(chunks[name]) for name in ("lerobot", "parallel")}
     by_onednn(parallel)
     result: dict[str, Any] = {name: _inference(chunks, rounds, name, device) for name in precisions}
@@ -68,9 +63,7 @@ def measure_inference(shape: Shape, rounds: int, precisions: Sequence[str], devi
     }
 
 
-def measure_training(
-    shape: Shape, rounds: int, batch: int, precisions: Sequence[str], device: str
-) -> dict[str, Any]:
+def measure_training(shape: Shape, rounds: int, batch: int, precisions: Sequence[str], device: str) -> dict[str, Any]:
     """Time a step of training the expert (forward, backward, clipping, AdamW) on one batch, in turn.
 
     For every precision {samples_per_s, lerobot_samples_per_s, ratio; peak_bytes, lerobot_peak_bytes: of weights,
@@ -86,7 +79,7 @@ def measure_training(
     whole = batch_of(shape, seen)
     losses: dict[str, Callable[[], Tensor]] = {
         "lerobot": lambda: theirs.forward(dict(whole), noise=seen.noise, time=seen.time)[0],
-        "ours": lambda: _loss(ours, shape, seen, dict(whole)),
+        "ours": lambda: _loss(ours, shape, seen, whole),
     }
     networks: dict[str, nn.Module] = {"lerobot": theirs, "ours": ours}
     agree = {name: _agreement(losses, networks, name, device) for name in precisions}
@@ -100,7 +93,8 @@ def measure_training(
     result = {}
     for precision in precisions:
         steps = {
-            name: _step(losses[name], networks[name], optimizers[name], precision, device) for name in ("lerobot", "ours")
+            name: _step(losses[name], networks[name], optimizers[name], precision, device)
+            for name in ("lerobot", "ours")
         }
         taken = seconds_each(steps, rounds, f"training {precision}")
         held = {name: _held(networks[name], optimizers[name]) for name in steps}
@@ -163,7 +157,7 @@ def _parallel(shape: Shape) -> Network:
 def _context(network: SmolVLA, shape: Shape, seen: Inputs, batch: dict[str, Tensor]) -> Any:
     images = [value * 2 - 1 for name, value in batch.items() if ".images." in name]
     there = [torch.ones(len(seen.state), dtype=torch.bool, device=seen.state.device)] * len(images)
-    return network.context(images, there, seen.ids, seen.mask, _padded(seen.state))
+    return network.context(images, there, seen.ids, seen.mask, _padded(seen.state, shape))
 
 
 def _chunk(network: SmolVLA, shape: Shape, seen: Inputs, batch: dict[str, Tensor]) -> Tensor:
@@ -175,7 +169,7 @@ def _chunk(network: SmolVLA, shape: Shape, seen: Inputs, batch: dict[str, Tensor
 def _loss(network: SmolVLA, shape: Shape, seen: Inputs, batch: dict[str, Tensor]) -> Tensor:
     context = _context(network, shape, seen, batch)
     time = seen.time[:, None].expand(-1, shape.action_horizon)
-    return network.field.error(_padded(seen.actions), seen.noise, time, context)[..., : shape.joints].mean()
+    return network.field.error(_padded(seen.actions, shape), seen.noise, time, context)[..., : shape.joints].mean()
 
 
 def _parallel_chunk(network: Network, seen: Inputs) -> Tensor:
@@ -183,8 +177,8 @@ def _parallel_chunk(network: Network, seen: Inputs) -> Tensor:
     return network.act(seen.images, seen.ids, seen.mask, seen.state.clamp(-1, 1), given, none).values
 
 
-def _padded(values: Tensor) -> Tensor:
-    return functional.pad(values, (0, PADDED - values.shape[-1]))
+def _padded(values: Tensor, shape: Shape) -> Tensor:
+    return functional.pad(values, (0, shape.padded - values.shape[-1]))
 
 
 def _inference(chunks: dict[str, Callable[[], Tensor]], rounds: int, precision: str, device: str) -> dict[str, Any]:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from transformers import SmolVLMConfig
 
-PADDED = 32  # W: SmolVLA fills states and actions up with zeros to this width
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -38,6 +36,7 @@ class Shape:
     flow_steps: int = 10
     words: int = 12  # L, of one instruction: "put the red cube in the blue bowl\n" has about as many
     joints: int = 6  # A
+    padded: int = 32  # W: SmolVLA fills states and actions up with zeros
 
     def vlm(self, layers: int) -> SmolVLMConfig:
         """Configuration of the vision-language model with so many layers of language."""
@@ -99,6 +98,6 @@ def draw(shape: Shape, batch: int, device: str) -> Inputs:
         mask=torch.ones(batch, shape.words, dtype=torch.bool, device=device),
         state=torch.randn(batch, shape.joints).to(device),
         actions=torch.randn(batch, shape.action_horizon, shape.joints).to(device),
-        noise=torch.randn(batch, shape.action_horizon, PADDED).to(device),
+        noise=torch.randn(batch, shape.action_horizon, shape.padded).to(device),
         time=torch.rand(batch).to(device),
     )

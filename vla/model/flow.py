@@ -63,25 +63,33 @@ class VelocityField(nn.Module):
         self.mix = nn.Sequential(nn.Linear(2 * inner, inner), nn.SiLU(), nn.Linear(inner, inner))
         self.outward = nn.Linear(inner, action_dim)
 
-    def velocity(self, noisy: Tensor, time: Tensor, context: Context) -> Tensor:
-        """Noisy chunks float[B, T, A] at times float[B, T] -> noise minus chunk, float[B, T, A]."""
-        assert context.cache is not None
+    def velocity(self, noisy: Tensor, time: Tensor, context: Context, sight: dict[str, Any] | None = None) -> Tensor:
+        """Noisy chunks float[B, T, A] at times float[B, T] -> noise minus chunk, float[B, T, A].
+
+        sight: what `sight` made of the context, where many velocities are asked for.
+        """
         embedded = self.inward(noisy)
         waves = time_waves(time, embedded.shape[-1], precision=self.time_precision)
         embedded = self.mix(torch.cat([embedded, waves.to(embedded)], dim=-1))
         if self.state is not None:
             assert context.state is not None
             embedded = torch.cat([self.state(context.state)[:, None], embedded], dim=1)
-        batch, count = embedded.shape[:2]
-        positions = context.position + torch.arange(count, device=embedded.device)
-        hidden = self.expert(
-            inputs_embeds=embedded,
-            attention_mask=self._sees(context.present, count),
-            position_ids=positions.expand(batch, -1),
-            past_key_values=_kept(context.cache, self.insulate),
-            use_cache=True,
-        ).last_hidden_state
+        sight = self.sight(noisy, context) if sight is None else sight
+        hidden = self.expert(inputs_embeds=embedded, **sight).last_hidden_state
         return self.outward(hidden[:, -noisy.shape[1] :])
+
+    def sight(self, noisy: Tensor, context: Context) -> dict[str, Any]:
+        """Make what the expert looks at, the same for all noisy chunks float[B, T, A] and times."""
+        assert context.cache is not None
+        count = noisy.shape[1] + (self.state is not None)
+        positions = context.position + torch.arange(count, device=noisy.device)
+        sight = {
+            "attention_mask": self._sees(context.present, count),
+            "position_ids": positions.expand(len(noisy), -1),
+            "past_key_values": _kept(context.cache, self.insulate),
+            "use_cache": True,
+        }
+        return self.expert.sight(noisy, **sight) if isinstance(self.expert, CrossLayers) else sight
 
     def error(self, targets: Tensor, noise: Tensor, time: Tensor, context: Context) -> Tensor:
         """Squared error of the velocity between targets and noise, float[B, T, A] all, at times float[B, T]."""
@@ -94,9 +102,10 @@ class VelocityField(nn.Module):
         given: float[B, T, A], what the steps in known bool[B, T, 1] are and remain; they are at time 0 from the start.
         """
         chunk = torch.where(known, given, noise)
+        sight = self.sight(noise, context)
         for step in range(steps):
             time = torch.where(known.squeeze(-1), 0.0, 1 - step / steps)
-            chunk = torch.where(known, given, chunk - self.velocity(chunk, time, context) / steps)
+            chunk = torch.where(known, given, chunk - self.velocity(chunk, time, context, sight) / steps)
         return chunk
 
     def integrate_led(
@@ -147,14 +156,25 @@ class CrossLayers(nn.Module):
                 self.values[str(number)] = nn.Linear(width, width, bias=config.attention_bias)
                 layer.self_attn.k_proj = layer.self_attn.v_proj = _Unread(config.head_dim)
 
+    def sight(
+        self, like: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: Cache, **_: Any
+    ) -> dict[str, Any]:
+        """Make masks, rotations and the cache of all layers, for embeddings of the type and device of `like`.
+
+        attention_mask: bool[B, 1, N, P + N]; position_ids: int[B, N]; past_key_values: of P tokens.
+        """
+        rotate, begin = self.model.rotary_emb, position_ids[:, :1]
+        return {
+            "joint": (attention_mask, rotate(like, position_ids)),
+            "cross": (attention_mask[..., : -position_ids.shape[1]], rotate(like, position_ids - begin)),
+            "cache": Cache(layers=[self._looked_at(layer, str(n)) for n, layer in enumerate(past_key_values.layers)]),
+        }
+
     def forward(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: Cache, **_: Any
+        self, inputs_embeds: Tensor, joint: tuple[Tensor, Any], cross: tuple[Tensor, Any], cache: Cache
     ) -> BaseModelOutput:
-        """As a model of `transformers`: embeddings float[B, N, D], mask bool[B, 1, N, P + N], cache of P tokens."""
-        hidden, count = inputs_embeds, inputs_embeds.shape[1]
-        joint = attention_mask, self.model.rotary_emb(hidden, position_ids)
-        cross = attention_mask[..., :-count], self.model.rotary_emb(hidden, position_ids - position_ids[:, :1])
-        cache = Cache(layers=[self._looked_at(layer, str(n)) for n, layer in enumerate(past_key_values.layers)])
+        """As a model of `transformers`: embeddings float[B, N, D], and what `sight` made."""
+        hidden = inputs_embeds
         for number, layer in enumerate(self.model.layers):
             mask, places = cross if str(number) in self.keys else joint
             hidden = layer(hidden, attention_mask=mask, position_embeddings=places, past_key_values=cache)

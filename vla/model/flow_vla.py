@@ -70,18 +70,20 @@ class FlowVLA(nn.Module, ABC):
         kinds[before:] = STATE
         sees, places = attention_mask(kinds, present), (present.cumsum(1) - 1).clamp_min(0)
         cache = DynamicCache(config=self.language.config)
-        # Of the prefix the last alone may be learned, and nothing sees it: what is before needs no gradients.
+        parts, stops = [tokens], [tokens.shape[1]]
         frozen = not any(weight.requires_grad for weight in self.vlm.parameters())
-        apart = frozen and torch.is_grad_enabled() and state_tokens.requires_grad
-        for part in (slice(before), slice(before, None)) if apart else (slice(None),):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and (not apart or part.start is not None)):
-                self.language(
-                    inputs_embeds=tokens[:, part],
-                    attention_mask=sees[:, :, part, : part.stop],
-                    position_ids=places[:, part],
-                    past_key_values=cache,
-                    use_cache=True,
-                )
+        if frozen and torch.is_grad_enabled() and state_tokens.requires_grad:
+            # The state alone is learned, and nothing before sees it: what is before needs no gradients.
+            parts, stops = [tokens[:, :before].detach(), state_tokens], [before, *stops]
+        for part, stop in zip(parts, stops, strict=True):
+            mine = slice(stop - part.shape[1], stop)
+            self.language(
+                inputs_embeds=part,
+                attention_mask=sees[:, :, mine, :stop],
+                position_ids=places[:, mine],
+                past_key_values=cache,
+                use_cache=True,
+            )
         table = self.language.get_input_embeddings().weight
         return Context(table, self.language, present, present.sum(1, keepdim=True), cache, state=state)
 

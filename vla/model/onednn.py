@@ -8,7 +8,7 @@ own, so they are said here, as the products that they are.
 B batch, H heads, L tokens, E width of a head, K features in, N features out.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,8 @@ def by_onednn(network: nn.Module) -> None:
     for module in network.modules():
         if type(module) is nn.Linear:
             module.__class__ = OneDnnLinear
-        elif isinstance(module, PreTrainedModel) and module.main_input_name == "pixel_values":
-            if module.config._attn_implementation == "sdpa":
-                module.set_attn_implementation("onednn")
+        elif _sees_only(module) and module.config._attn_implementation == "sdpa":
+            module.set_attn_implementation("onednn")
 
 
 class OneDnnLinear(nn.Linear):
@@ -104,6 +103,10 @@ def attention(
 
 AttentionInterface.register("onednn", attention)
 AttentionMaskInterface.register("onednn", sdpa_mask)
+
+
+def _sees_only(module: nn.Module) -> TypeGuard[PreTrainedModel]:
+    return isinstance(module, PreTrainedModel) and module.input_modalities in ("image", ("image",))
 
 
 def _fits(input: Tensor) -> bool:
