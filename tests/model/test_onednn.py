@@ -100,3 +100,19 @@ def test_attention_that_is_learned_or_masked_is_torchs():
     query.requires_grad_()
     attention(module, query, key, value, None, scaling=8**-0.5)[0].sum().backward()
     assert query.grad is not None and query.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_activation_behind_a_layer_is_kept(learned):
+    sizes = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    config = AutoConfig.for_model("smolvlm_vision", **sizes, image_size=32, patch_size=8)
+    model = AutoModel.from_config(config).requires_grad_(learned)
+    mlp, given = model.encoder.layers[0].mlp, torch.randn(2, 5, 16)
+    usual = mlp(given)
+    by_onednn(model)
+    assert type(mlp.fc1) is onednn.OneDnnGelu and type(mlp.activation_fn) is nn.Identity
+    torch.testing.assert_close(mlp(given), usual, atol=1e-5, rtol=1e-5)
+    by_onednn(model)  # again changes nothing
+    torch.testing.assert_close(mlp(given), usual, atol=1e-5, rtol=1e-5)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(mlp(given).float(), usual, atol=2e-2, rtol=2e-2)

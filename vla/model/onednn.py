@@ -12,7 +12,9 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.activations import GELUTanh
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -33,6 +35,8 @@ def by_onednn(network: nn.Module) -> None:
     for module in network.modules():
         if type(module) is nn.Linear:
             module.__class__ = OneDnnLinear
+        elif isinstance(getattr(module, "activation_fn", None), GELUTanh) and type(module.fc1) is nn.Linear:
+            module.fc1.__class__, module.activation_fn = OneDnnGelu, nn.Identity()
         elif _sees_only(module) and module.config._attn_implementation == "sdpa":
             module.set_attn_implementation("onednn")
 
@@ -50,12 +54,26 @@ class OneDnnLinear(nn.Linear):
         return product(input, weight, bias)
 
 
-def product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return float32[..., N], input float32[..., K] times the transpose of weight float32[N, K]; no gradients."""
+class OneDnnGelu(OneDnnLinear):
+    """The same and the tanh form of GELU behind it, in one pass over the numbers where nothing is learned."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Features float[..., K] -> float[..., N]."""
+        learned = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
+        if learned or not _fits(input) or self.weight.dtype != torch.float32:
+            return functional.gelu(super().forward(input), approximate="tanh")
+        return product(input, self.weight, self.bias, "gelu")
+
+
+def product(input: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
+    """Return float32[..., N], input float32[..., K] times the transpose of weight float32[N, K]; no gradients.
+
+    then: what is done to each number at last, "none" or the tanh form of "gelu".
+    """
     if not weight.t().is_contiguous():
         weight = weight.contiguous()
     # Of anything but dense rows oneDNN multiplies by its reference code, a thousand times slower.
-    return torch.ops.mkldnn._linear_pointwise(input.contiguous(), weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(input.contiguous(), weight, bias, then, [], "tanh")
 
 
 class _Product(torch.autograd.Function):
