@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from vla.model import onednn
-from vla.model.onednn import OneDnnLinear, attention, by_onednn, product
+from vla.model.onednn import OneDnnLinear, by_onednn, product
 
 pytestmark = pytest.mark.skipif(not onednn.AVAILABLE, reason="torch without oneDNN")
 
@@ -71,35 +71,6 @@ def test_names_and_weights_stay():
     by_onednn(network)
     after = network.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-
-
-@torch.no_grad()
-def test_vision_encoders_attend_by_onednn_and_see_the_same(monkeypatch):
-    calls = []
-    monkeypatch.setattr(onednn, "product", lambda *given: calls.append(given[0].shape) or product(*given))
-    monkeypatch.setattr(onednn, "QUERIES", 5)
-    sizes = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
-    config = AutoConfig.for_model("smolvlm_vision", **sizes, image_size=32, patch_size=8)
-    model = AutoModel.from_config(config).eval()
-    pixels = torch.randn(2, 3, 32, 32)
-    usual = model(pixel_values=pixels).last_hidden_state
-    assert not calls
-    by_onednn(model)
-    torch.testing.assert_close(model(pixel_values=pixels).last_hidden_state, usual, atol=1e-5, rtol=1e-5)
-    assert (5, 8) in calls and (1, 8) in calls  # 16 patches, of a head 8 wide, in blocks of at most 5
-
-
-def test_attention_that_is_learned_or_masked_is_torchs():
-    module = nn.Module()
-    module.is_causal = False
-    query, key, value = torch.randn(3, 2, 2, 6, 8).unbind(0)
-    mask = torch.rand(2, 1, 6, 6) > 0.5
-    mask |= torch.eye(6, dtype=torch.bool)
-    expected = nn.functional.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
-    torch.testing.assert_close(attention(module, query, key, value, mask, scaling=8**-0.5)[0], expected)
-    query.requires_grad_()
-    attention(module, query, key, value, None, scaling=8**-0.5)[0].sum().backward()
-    assert query.grad is not None and query.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("learned", [True, False])

@@ -23,7 +23,7 @@ from vla.train.optimizer import build_optimizer
 
 TOLERANCE = 1e-5  # of float32, to the largest number that lerobot says; gradients and losses likewise
 HALF = 2e-2  # of bfloat16, in which either side rounds in another order
-SETTINGS = {"learning_rate": 1e-4, "weight_decay": 1e-10}  # as lerobot has it for SmolVLA
+LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-10  # as lerobot has it for SmolVLA
 CLIP = 10.0
 
 
@@ -88,7 +88,7 @@ def measure_training(shape: Shape, rounds: int, batch: int, precisions: Sequence
     theirs.zero_grad(set_to_none=True)
     optimizers: dict[str, torch.optim.Optimizer] = {
         "lerobot": theirs.config.get_optimizer_preset().build(theirs.get_optim_params()),
-        "ours": build_optimizer(ours, **SETTINGS),
+        "ours": build_optimizer(ours, LEARNING_RATE, WEIGHT_DECAY),
     }
     result = {}
     for precision in precisions:

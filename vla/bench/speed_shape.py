@@ -43,7 +43,6 @@ class Shape:
         return SmolVLMConfig(
             scale_factor=self.shuffle,
             image_token_id=self.vocabulary - 1,
-            pad_token_id=2,
             tie_word_embeddings=True,
             vision_config={"model_type": "smolvlm_vision", **self.vision()},
             text_config={**self.text(layers), "vocab_size": self.vocabulary},
