@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.model.tiny import PROMPTS, tiny_policy
-from vla.model.network import ACTION, IMAGE, QUESTION, STATE, TEXT, attention_mask
+from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TEXT, attention_mask
 
 
 @pytest.fixture(scope="module")

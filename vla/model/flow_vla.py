@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from vla.model.attention import IMAGE, STATE, attention_mask
 from vla.model.flow import VelocityField
 from vla.model.head import Context
-from vla.model.network import IMAGE, STATE, attention_mask
 
 
 class FlowVLA(nn.Module, ABC):

@@ -33,10 +33,14 @@ class GatedCrossAttention(nn.Module):
         self.mlp_gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, hidden: Tensor, visual: Tensor) -> Tensor:
-        """Hidden float[B, N, D] and visual tokens float[B, P, D] -> hidden float[B, N, D]."""
+        """Hidden float[B, N, D] and visual tokens float[B, P, D] -> hidden float[B, N, D].
+
+        With visual tokens float[B * S, P, D] of S frames each, every frame is seen by its own N / S tokens alone.
+        """
         sight = self.visual_norm(visual)
-        found, _ = self.attention(self.norm(hidden), sight, sight, need_weights=False)
-        hidden = hidden + self.attention_gate.tanh() * found
+        looking = self.norm(hidden).reshape(len(visual), -1, hidden.shape[-1])
+        found, _ = self.attention(looking, sight, sight, need_weights=False)
+        hidden = hidden + self.attention_gate.tanh() * found.reshape(hidden.shape)
         return hidden + self.mlp_gate.tanh() * self.mlp(hidden)
 
 
@@ -80,3 +84,10 @@ def _layers(language: Any) -> nn.ModuleList:
     if len(stacks) != 1:
         raise ValueError(f"cross_attention needs a language model with one stack of layers, found {len(stacks)}")
     return stacks[0]
+
+
+def sees_all_frames(frames: str = "all") -> bool:
+    """Say whether words after worked examples see the frames of all examples, or of theirs alone; see few_shot.py."""
+    if frames not in ("all", "nearest"):
+        raise ValueError(f"shots.frames={frames!r} is not known, possible: all, nearest")
+    return frames == "all"

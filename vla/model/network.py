@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from vla.model.actions import expectation_around_mode
+from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TEXT, attention_mask
 from vla.model.dual import DualEncoder
-from vla.model.fusion import CrossAttention
+from vla.model.fusion import CrossAttention, sees_all_frames
 from vla.model.grounding import Seen, WordGrounding, most_relevant, waves
 from vla.model.head import Context
 from vla.model.heads import build_head
@@ -38,14 +39,6 @@ from vla.model.language import build_language_model
 from vla.model.vision import VisionTower
 from vla.model.vocabulary import ACTION_BINS, LOCATIONS
 from vla.model.whole import AsItIs, build_whole
-
-IMAGE, TEXT, STATE, ACTION, QUESTION = range(5)
-_SEES = torch.zeros(5, 5, dtype=torch.bool)  # [query kind, key kind]
-_SEES[:, IMAGE] = True
-_SEES[TEXT:QUESTION, TEXT] = True
-_SEES[STATE:QUESTION, STATE] = True
-_SEES[ACTION, ACTION] = True
-_SEES[QUESTION, QUESTION] = True
 
 
 @dataclass
@@ -93,6 +86,7 @@ class Network(nn.Module):
         whole: dict[str, Any] | None = None,
         first_location_id: int | None = None,
         history: dict[str, int] | None = None,
+        shots: dict[str, str] | None = None,
     ) -> None:
         """Build from plain arguments; they are what `config.json` of a checkpoint holds.
 
@@ -101,7 +95,8 @@ class Network(nn.Module):
         for mlp, prefix and parallel; tiling: see `VisionTower`, dual: arguments of `DualEncoder`, left out for none;
         keep: visual tokens that reach the language model, those that the words are about; left out for all; whole:
         arguments of `build_whole`, instead of vision, language and connector; first_location_id: left out where the
-        locations come right after the action bins; history: arguments of `History`, left out for the present alone.
+        locations come right after the action bins; history: arguments of `History`, left out for the present alone;
+        shots: arguments of `sees_all_frames`.
         """
         super().__init__()
         fused = {"name": "prefix", **(fusion or {})}
@@ -139,7 +134,7 @@ class Network(nn.Module):
             raise ValueError("dual: frames that are seen with words in mind have no vector of their own; leave it out")
         if keep is not None and not 0 < keep <= self.vision.num_tokens:
             raise ValueError(f"keep={keep}: there are {self.vision.num_tokens} visual tokens; give 1 to as many")
-        self.keep = keep
+        self.keep, self.all_frames = keep, sees_all_frames(**(shots or {}))
         self.start = 0 if self.cross else self.vision.num_tokens  # position of the first word
         first_place = self.action_ids.stop if first_location_id is None else first_location_id
         self.location_ids = slice(first_place, first_place + LOCATIONS)
@@ -357,8 +352,29 @@ class Network(nn.Module):
         if count:
             kinds = torch.full((count,), IMAGE)
             self.run(prefix, kinds, mask.new_ones(len(ids), count), places, cache, sight)
-        present = torch.cat([mask.new_ones(len(ids), count), mask], dim=1)
-        position = self.start + (mask.cumsum(1) - 1).clamp_min(0)
+        sees = mask.new_ones(len(ids), count)
+        return self.continued(ids, mask, seen, sight, sees, self.start, cache, max_tokens, eos, pad)
+
+    @torch.no_grad()
+    def continued(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        seen: Seen,
+        sight: dict[str, Tensor],
+        sees: Tensor,
+        start: Tensor | int,
+        cache: DynamicCache,
+        max_tokens: int,
+        eos: int,
+        pad: int,
+    ) -> Tensor:
+        """Answer as `generate` does, after what the cache holds.
+
+        sees: bool[B, N], what of it the words see; start: position of the first word, one or int[B, 1].
+        """
+        present = torch.cat([sees, mask], dim=1)
+        position = start + (mask.cumsum(1) - 1).clamp_min(0)
         before = None
         finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         answer = []
@@ -382,17 +398,3 @@ class Network(nn.Module):
             present = torch.cat([present, mask], dim=1)
             position = position[:, -1:] + 1
         return torch.cat(answer, dim=1)
-
-
-def attention_mask(kinds: Tensor, present: Tensor, actions_in_order: bool = False) -> Tensor:
-    """Token kinds int[N] and presence bool[B, N] -> who sees whom, bool[B, 1, N, N]; see the table on top.
-
-    actions_in_order: whether action tokens see only those before them, as words do, instead of all. A token always sees
-    itself, so that padding is never without anything to see.
-    """
-    kinds = kinds.to(present.device)
-    order = torch.arange(len(kinds), device=present.device)
-    ordered = (kinds == TEXT) | (kinds == QUESTION) | ((kinds == ACTION) & actions_in_order)
-    causal = ~(ordered[:, None] & (kinds[:, None] == kinds[None])) | (order[None] <= order[:, None])
-    sees = (_SEES.to(present.device)[kinds][:, kinds] & causal)[None, None] & present[:, None, None]
-    return sees | (order[None] == order[:, None])

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla.model import few_shot
 from vla.model.denoising_heads import Flow
 from vla.model.dual import DualEncoder
+from vla.model.few_shot import Shot, interleaved
 from vla.model.glimpses import Glimpses
 from vla.model.guidance import check_variant
 from vla.model.history import History, Recollection
@@ -121,9 +123,22 @@ class VLAPolicy:
         return processor.chunks(decided, decision.confidence, decision.progress, decision.done, observations)
 
     @torch.no_grad()
-    def generate(self, observations: Sequence[Observation], prompts: Sequence[str], max_tokens: int = 24) -> list[str]:
-        """Answer one prompt about each observation, greedily; boxes come as `<box x0 y0 x1 y1>` in 0..1023."""
+    def generate(
+        self,
+        observations: Sequence[Observation],
+        prompts: Sequence[str],
+        max_tokens: int = 24,
+        shots: Sequence[Sequence[Shot]] = (),
+    ) -> list[str]:
+        """Answer one prompt about each observation, greedily; boxes come as `<box x0 y0 x1 y1>` in 0..1023.
+
+        shots: worked examples that come before each prompt, for each as many as there are; see few_shot.py.
+        """
         processor = self.processor
+        if any(shots):
+            parts = interleaved(processor, observations, prompts, shots).to(self.device)
+            answer = few_shot.generate(self.network, parts, max_tokens, eos=processor.eos_id, pad=processor.pad_id)
+            return processor.words(answer.cpu())
         ids, mask = processor.prompts(prompts)
         answer = self.network.generate(
             self._images(observations),

@@ -7,6 +7,7 @@ JOINS = (", then ", " and then ", ", after that ")  # between the steps of an in
 SEVERAL = re.compile(r"(?:\s*,(?:\s*and\b)?\s*|\s*\b(?:and then|then|after that)\b\s*)+")  # as people write them
 IS_THERE = re.compile(r"is there an? (.+)")
 NOT_VISIBLE = "not visible"  # the answer when asked to point at something that is not in sight
+NAMES = ("dax", "wug", "blicket", "fep", "toma", "gazzer", "zup", "modi")  # made up, for what examples show
 ALL_FINISHED = "done"  # the planner's answer when nothing remains
 
 
@@ -23,6 +24,11 @@ def split_steps(instruction: str) -> list[str]:
 def point_prompt(thing: str) -> str:
     """Ask for the box of something."""
     return f"point to the {thing}"
+
+
+def what_prompt(name: str) -> str:
+    """Ask what a made-up name stands for."""
+    return f"what is the {name}"
 
 
 def plan_prompt(instruction: str, finished: Sequence[str], failed: str = "") -> str:

@@ -40,6 +40,11 @@ class Batch:
     worse_actions: Tensor | None = None  # float[B, T, A], chunks of failed rollouts, where these are to be avoided
     caption_ids: Tensor | None = None  # int[B, L], some of what is true of the frame; where a dual encoder is taught
     caption_mask: Tensor | None = None  # bool[B, L], no word where nothing is known
+    shot_ids: Tensor | None = None  # int[B, S, Q], few-shot sequences; their frames are images `of_shots` of a camera
+    shot_asked: Tensor | None = None  # bool[B, S, Q], the words of the questions
+    shot_labels: Tensor | None = None  # int[B, S, Q], -100 where nothing is taught
+    shot_at: Tensor | None = None  # int[B, S], the last word of the box of each answer, -1 where there is none
+    shot_box: Tensor | None = None  # float[B, S, 4], that box in 0..1 of the first camera, NaN where there is none
     there: Tensor | None = None  # bool[B, A], joints that the body has, where bodies differ
     parts: int = 1  # that the batch was cut into, of which this is one
     counted_in_all: Mapping[str, int] = field(default_factory=dict)  # in all parts, see `counted`
@@ -68,6 +73,8 @@ class Batch:
             counted["preference_actions"] = torch.ones_like(self.done)
         if self.caption_mask is not None:
             counted["contrast"] = self.caption_mask.any(1)
+        if self.shot_labels is not None and self.shot_at is not None:
+            counted |= {"shots": self.shot_labels != -100, "places": self.shot_at >= 0}
         return {name: int(which.sum()) for name, which in counted.items()}
 
     def shares(self) -> dict[str, float]:
@@ -93,6 +100,11 @@ class Batch:
 
 def _row(parts: dict[str, tuple[Tensor, ...]], number: int) -> dict[str, Any]:
     return {name: pieces[number] for name, pieces in parts.items()}
+
+
+def of_shots(camera: str) -> str:
+    """Name the frames [B, S, H, W, 3] of few-shot sequences among the images of a batch."""
+    return f"{camera} of shots"
 
 
 def held(actions: Tensor, counts: Tensor) -> Tensor:

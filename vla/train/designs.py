@@ -10,7 +10,7 @@ from vla.model.actions import ActionCodec
 from vla.model.heads import fit_head
 from vla.train.batches import Labels
 
-CHOICES = ("connector", "tiling", "fusion", "head", "dual", "keep", "whole", "history")
+CHOICES = ("connector", "tiling", "fusion", "head", "dual", "keep", "whole", "history", "shots")
 FITTED_ON = 20_000  # chunks at most, evenly spread over the dataset
 
 

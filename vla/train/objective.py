@@ -12,6 +12,7 @@ from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.train.batch import Batch
 from vla.train.preference import chunk_margin, chunk_preference_loss, preference_loss
+from vla.train.shots import shot_losses
 
 
 def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -43,7 +44,7 @@ def losses(
 
     With a reference there is also `preference` for true answers, see `preference_loss`, which explains beta, or
     `preference_actions` where the batch holds chunks of failed rollouts; with a dual encoder `contrast` of frames and
-    captions.
+    captions; with few-shot sequences those of `shot_losses`.
 
     sigma_bins, location_sigma: width of the soft labels in bins; augmentation: 0..1; state_noise: standard deviation
     that is added to the normalised state, so that the network looks instead of remembering.
@@ -86,6 +87,8 @@ def losses(
         known = batch.caption_mask.any(dim=1)
         texts = network.meaning(batch.caption_ids[known], batch.caption_mask[known])
         found["contrast"] = network.dual.loss(network.dual.images(outputs.visual[known]), texts)
+    if batch.shot_ids is not None:
+        found |= shot_losses(network, processor, images, batch, location_sigma)
     if reference is not None and batch.worse_actions is not None:
         compared = counts[..., None] & (torch.ones_like(targets) > 0 if batch.there is None else batch.there[:, None])
         chunks = targets, batch.worse_actions, compared

@@ -16,6 +16,7 @@ from vla.model.history import History
 from vla.model.processor import Processor
 from vla.train.batch import Batch, joined
 from vla.train.batches import Batches, Labels
+from vla.train.shots import FewShot, with_shots
 from vla.types import Embodiment
 
 
@@ -88,17 +89,24 @@ class Mixture:
     """`mixture[step]` is the batch of that step; each sample is of a source drawn by its weight."""
 
     def __init__(
-        self, sources: Sequence[Source], processors: Sequence[Processor], batch_size: int, seed: int, **settings: Any
+        self,
+        sources: Sequence[Source],
+        processors: Sequence[Processor],
+        batch_size: int,
+        seed: int,
+        shots: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
-        """Take the processor of each source; settings: further arguments of `Batches`."""
+        """Take the processor of each source; shots: arguments of `FewShot`; settings: further ones of `Batches`."""
         self.weights, self.batch_size, self.seed = [source.weight for source in sources], batch_size, seed
         self.pad_id = processors[0].pad_id
-        self.parts = [
+        parts = [
             Batches(
                 source.labels, _seen(source, processor), processor, batch_size, seed + number * 1_000_003, **settings
             )
             for number, (source, processor) in enumerate(zip(sources, processors, strict=True))
         ]
+        self.parts = with_shots(parts, FewShot(**shots)) if shots else parts
 
     def __getitem__(self, step: int) -> Batch:
         if len(self.parts) == 1:

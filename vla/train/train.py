@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from vla.data.dataset import EpisodeDataset
 from vla.model import checkpoint
+from vla.model.few_shot import lengthened
 from vla.model.foundation import Foundation, to_store
 from vla.model.history import History
 from vla.model.network import Network
@@ -32,6 +33,7 @@ from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
 from vla.train.processes import Peers, Replicas, gathered
 from vla.train.shards import Shards
+from vla.train.shots import few_shot_texts
 from vla.train.snapshot import has_snapshot, load_snapshot, save_snapshot
 from vla.train.sources import Mixture, Source, of_all_bodies, processors, shares_of
 from vla.train.stages import keep_frozen_statistics, part_of, prepare, refuse_untaught
@@ -91,7 +93,7 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
 
     # Model: the vocabulary and the action ranges come from the data.
     model = config["model"]
-    texts = sorted({text for source in sources for text in source.labels.texts()})
+    texts = sorted({text for source in sources for text in source.labels.texts()} | few_shot_texts(config["shots"]))
     spelt = (model.get("whole") or model["language"]).get("pretrained")
     tokenizer = pretrained_tokenizer(spelt) if spelt else build_tokenizer(texts)
     taught = frozenset(word for text in texts for word in words_of(text)) if spelt else None
@@ -144,6 +146,7 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
         worse=config["preference"],
         failures=config["prefer_actions"],
         captions=network.dual is not None,
+        shots=config["shots"],
         share=(peers.number, peers.count),
     )
     provenance = _provenance(config, [source.dataset for source in sources], size)
@@ -269,6 +272,7 @@ def _start_from(folder: str, network: Network, processor: Processor) -> set[str]
         print(f"{folder} knows {len(shared)} of {len(wanted)} tokens, the others start at random")
     if other.processor.codec.to_dict() != processor.codec.to_dict():
         print(f"{folder} has other action ranges than this dataset: its bins are fitted to the new ones in training")
+    weights |= lengthened(network, weights)
     fitting = {name: cut for name, tensor in fresh.items() if (cut := _cut(weights.get(name), tensor)) is not None}
     if left := sorted(fresh.keys() - fitting.keys()):
         print(f"{len(left)} of {len(fresh)} tensors have no equal in {folder} and start at random: {', '.join(left)}")
