@@ -17,7 +17,7 @@ the most examples:
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,12 +28,25 @@ from vla.evaluate.questions import box_iou
 from vla.evaluate.statistics import Rate
 from vla.model.checkpoint import load
 from vla.model.few_shot import Shot
-from vla.model.policy import VLAPolicy
 from vla.model.prompts import NAMES, point_prompt, what_prompt
 from vla.model.vocabulary import read_box
 from vla.types import Observation
 
 GREY = 128
+
+
+class Eyes(Protocol):
+    """Whoever answers about scenes after examples."""
+
+    def generate(
+        self,
+        observations: Sequence[Observation],
+        prompts: Sequence[str],
+        max_tokens: int = 24,
+        shots: Sequence[Sequence[Shot]] = (),
+    ) -> list[str]:
+        """Answer as `VLAPolicy.generate` does."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,27 +85,31 @@ def measure(
     if unknown := policy.unknown_words(" ".join(NAMES)):
         raise ValueError(f"{checkpoint} was never taught {unknown}: train one with vla train recipe=few_shot")
     scenes = list(replace(sight, seed=sight.seed + seed).draw(sight.scenes))
+    cases = draw(scenes, questions, max(shots), np.random.default_rng([sight.seed, seed]))
+    return report(policy, cases, shots) | {"scenes": sight.scenes}
+
+
+def report(policy: Eyes, cases: Sequence[Case], shots: Sequence[int]) -> dict[str, Any]:
+    """Accuracy by the number of examples, and of the controls with the most."""
     most = max(shots)
-    cases = draw(scenes, questions, most, np.random.default_rng([sight.seed, seed]))
-    grey = [replace(case, examples=tuple((_grey(scene), thing) for scene, thing in case.examples)) for case in cases]
     misled = [replace(case, examples=case.misleading) for case in cases]
     controls = {
         "other_boxes": [replace(case, examples=case.mixed) for case in cases],
         "other_thing": misled,
-        "grey_examples": grey,
+        "grey_examples": [
+            replace(case, examples=tuple((_grey(scene), thing) for scene, thing in case.examples)) for case in cases
+        ],
         "grey_question": [replace(case, scene=_grey(case.scene)) for case in cases],
     }
-    followed = [replace(case, thing=case.other) for case in misled]
     return {
         "point": {str(count): point(policy, cases, count) for count in shots},
         "point_controls": {name: point(policy, changed, most) for name, changed in controls.items()},
-        "followed": point(policy, followed, most),
+        "followed": point(policy, [replace(case, thing=case.other) for case in misled], most),
         "what": {str(count): what(policy, cases, count) for count in shots},
         "what_controls": {name: what(policy, changed, most) for name, changed in controls.items()},
         "by_its_name": point(policy, [replace(case, name=case.thing) for case in cases], 0),
         "chosen_by_chance": float(np.mean([1 / len(_in_sight(case.scene)) for case in cases])),
         "questions": len(cases),
-        "scenes": sight.scenes,
     }
 
 
@@ -120,7 +137,7 @@ def draw(scenes: Sequence[Scene], count: int, most: int, rng: np.random.Generato
     return cases
 
 
-def point(policy: VLAPolicy, cases: Sequence[Case], count: int) -> dict[str, Any]:
+def point(policy: Eyes, cases: Sequence[Case], count: int) -> dict[str, Any]:
     """Say how often the box is that of the thing, and how often the thing is the nearest of all in sight."""
     boxes = [read_box(text) for text in _ask(policy, cases, [point_prompt(case.name) for case in cases], count)]
     pairs = list(zip(cases, boxes, strict=True))
@@ -129,31 +146,30 @@ def point(policy: VLAPolicy, cases: Sequence[Case], count: int) -> dict[str, Any
     return {"accuracy": right.value, "ci95": right.ci95, "chosen": chosen.value, "chosen_ci95": chosen.ci95}
 
 
-def what(policy: VLAPolicy, cases: Sequence[Case], count: int) -> dict[str, Any]:
+def what(policy: Eyes, cases: Sequence[Case], count: int) -> dict[str, Any]:
     """Say how often the real name is told."""
     said = _ask(policy, cases, [what_prompt(case.name) for case in cases], count)
     right = Rate.of(text == case.thing for case, text in zip(cases, said, strict=True))
     return {"accuracy": right.value, "ci95": right.ci95}
 
 
-def _ask(policy: VLAPolicy, cases: Sequence[Case], prompts: Sequence[str], count: int) -> list[str]:
+def _ask(policy: Eyes, cases: Sequence[Case], prompts: Sequence[str], count: int) -> list[str]:
     answers: list[str] = []
     for start in tqdm(range(0, len(cases), BATCH), unit="batch", desc=f"{count} shots", leave=False):
         part = cases[start : start + BATCH]
-        shots = [[_shot(policy, case.name, *example) for example in case.examples[:count]] for case in part]
-        observations = [_observed(policy, case.scene) for case in part]
+        shots = [[_shot(case.name, *example) for example in case.examples[:count]] for case in part]
+        observations = [_observed(case.scene) for case in part]
         answers += policy.generate(observations, prompts[start : start + BATCH], TOKENS, shots=shots)
     return [answer.strip() for answer in answers]
 
 
-def _shot(policy: VLAPolicy, name: str, scene: Scene, thing: str) -> Shot:
+def _shot(name: str, scene: Scene, thing: str) -> Shot:
     box = " ".join(str(value) for value in _box(scene, thing))
-    return Shot(_observed(policy, scene), point_prompt(name), f"<box {box}>")
+    return Shot(_observed(scene), point_prompt(name), f"<box {box}>")
 
 
-def _observed(policy: VLAPolicy, scene: Scene) -> Observation:
-    state = np.zeros(len(policy.embodiment.joints), np.float32)  # is not read where words are asked for
-    return Observation(dict(scene.images), state, "", 0.0)
+def _observed(scene: Scene) -> Observation:
+    return Observation(dict(scene.images), np.zeros(0, np.float32), "", 0.0)  # joints are not read for words
 
 
 def _examples(

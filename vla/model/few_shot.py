@@ -18,7 +18,7 @@ B batch, S parts, F parts that are there, P visual tokens, K of them in the sequ
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,8 @@ class Reading:
     hidden: Tensor  # float[B, S, Q, D], of the words
     named: Tensor  # float[F, Q, 1 + P], what they name among their frames, see `WordGrounding.forward`
     seen: Seen  # of the parts that are there, row after row
-    sight: dict[str, Tensor]  # their visual tokens, where layers look at them beside the sequence
+    words: Tensor  # float[B, Q, D], the embedded words of the last parts
+    sight: dict[str, Tensor]  # visual tokens of the parts that are there, where layers look at them beside the sequence
     sees: Tensor  # bool[B, S * (K + Q)], what further words of the last parts see
     start: Tensor  # int[B, 1], the position of the first word of the last parts
 
@@ -74,8 +75,10 @@ def stride(network: Network) -> int:
     return network.start + network.max_text_tokens + 1 + network.head.max_tokens
 
 
-def read(network: Network, parts: Parts, cache: DynamicCache | None = None) -> Reading:
-    """Run interleaved frames and words in one pass; cache: is filled where it is given.
+def read(network: Network, parts: Parts, cache: DynamicCache | None = None, unsaid: bool = False) -> Reading:
+    """Run interleaved frames and words in one pass.
+
+    cache: is filled where it is given; unsaid: leaves the words of the last parts out, which are to be said after it.
 
     Raises ValueError where the language model cannot read as many, or places frames in a way of its own.
     """
@@ -84,7 +87,8 @@ def read(network: Network, parts: Parts, cache: DynamicCache | None = None) -> R
     ids, mask, asked = parts.ids[there], parts.mask[there], parts.asked[there]
     visual = network.look(parts.images, ids, asked)
     seen = network.grounding.seen(network.vision.by_camera(visual))
-    words, named = network.words(ids, mask, seen)
+    embedded = network.embedding(ids) * mask.unsqueeze(-1)
+    words, named = network.grounding(embedded, seen)
     prefix, places, sight = network.placed(visual, ids, asked, seen)
 
     def spread(values: Tensor) -> Tensor:
@@ -92,10 +96,16 @@ def read(network: Network, parts: Parts, cache: DynamicCache | None = None) -> R
         whole[there] = values
         return whole
 
+    if network.recall is not None:
+        known = network.recall(spread(embedded), spread(words - embedded), parts.ids, parts.mask, parts.asked)
+        embedded = embedded + known[there]
+        words, named = network.grounding(embedded, seen)
+    said = parts.mask.clone()
+    said[:, -1] &= not unsaid
     start = (there.cumsum(1) - 1).clamp_min(0)[..., None] * stride(network)
-    spoken = network.start + (parts.mask.cumsum(2) - 1).clamp_min(0)
+    spoken = network.start + (said.cumsum(2) - 1).clamp_min(0)
     kept = prefix.shape[1]
-    present = torch.cat([there[..., None].expand(-1, -1, kept), parts.mask], dim=2).flatten(1)
+    present = torch.cat([there[..., None].expand(-1, -1, kept), said], dim=2).flatten(1)
     sees = interleaved_mask(count, kept, length, present, network.all_frames)
     hidden = network.language.base_model(
         inputs_embeds=torch.cat([spread(prefix), spread(words)], dim=2).flatten(1, 2),
@@ -109,6 +119,7 @@ def read(network: Network, parts: Parts, cache: DynamicCache | None = None) -> R
         hidden.unflatten(1, (count, -1))[:, :, kept:],
         named,
         seen,
+        spread(embedded)[:, -1],
         sight,
         sees[:, 0, -1] & present,
         network.start + start[:, -1],
@@ -118,15 +129,15 @@ def read(network: Network, parts: Parts, cache: DynamicCache | None = None) -> R
 @torch.no_grad()
 def generate(network: Network, parts: Parts, max_tokens: int, eos: int, pad: int) -> Tensor:
     """Answer the questions of the last parts, which are padded on the left -> ids int[B, <= max_tokens]."""
-    ids, mask = parts.ids[:, -1], parts.mask[:, -1]
-    _refuse(network, parts.ids.shape[1], ids.shape[1] + max_tokens)
-    cache, before = DynamicCache(config=network.language.config), parts.mask.clone()
-    before[:, -1] = False  # the last words are said one after another, beginning with those of the question
-    known = read(network, replace(parts, mask=before), cache)
+    mask, cache = parts.mask[:, -1], DynamicCache(config=network.language.config)
+    _refuse(network, parts.ids.shape[1], mask.shape[1] + max_tokens)
+    known = read(network, parts, cache, unsaid=True)
     last = parts.there.sum(1).cumsum(0) - 1
     seen = {camera: (tokens[last], keys[last]) for camera, (tokens, keys) in known.seen.items()}
     sight = {name: tokens[last] for name, tokens in known.sight.items()}
-    return network.continued(ids, mask, seen, sight, known.sees, known.start, cache, max_tokens, eos=eos, pad=pad)
+    return network.continued(
+        known.words, mask, seen, sight, known.sees, known.start, cache, max_tokens, eos=eos, pad=pad
+    )
 
 
 def interleaved(

@@ -30,7 +30,7 @@ from transformers import DynamicCache
 from vla.model.actions import expectation_around_mode
 from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TEXT, attention_mask
 from vla.model.dual import DualEncoder
-from vla.model.fusion import CrossAttention, sees_all_frames
+from vla.model.fusion import CrossAttention, few_shot_parts
 from vla.model.grounding import Seen, WordGrounding, most_relevant, waves
 from vla.model.head import Context
 from vla.model.heads import build_head
@@ -86,7 +86,7 @@ class Network(nn.Module):
         whole: dict[str, Any] | None = None,
         first_location_id: int | None = None,
         history: dict[str, int] | None = None,
-        shots: dict[str, str] | None = None,
+        shots: dict[str, Any] | None = None,
     ) -> None:
         """Build from plain arguments; they are what `config.json` of a checkpoint holds.
 
@@ -96,7 +96,7 @@ class Network(nn.Module):
         keep: visual tokens that reach the language model, those that the words are about; left out for all; whole:
         arguments of `build_whole`, instead of vision, language and connector; first_location_id: left out where the
         locations come right after the action bins; history: arguments of `History`, left out for the present alone;
-        shots: arguments of `sees_all_frames`.
+        shots: arguments of `few_shot_parts`.
         """
         super().__init__()
         fused = {"name": "prefix", **(fusion or {})}
@@ -134,7 +134,7 @@ class Network(nn.Module):
             raise ValueError("dual: frames that are seen with words in mind have no vector of their own; leave it out")
         if keep is not None and not 0 < keep <= self.vision.num_tokens:
             raise ValueError(f"keep={keep}: there are {self.vision.num_tokens} visual tokens; give 1 to as many")
-        self.keep, self.all_frames = keep, sees_all_frames(**(shots or {}))
+        self.keep, self.all_frames, self.recall = keep, *few_shot_parts(width, **(shots or {}))
         self.start = 0 if self.cross else self.vision.num_tokens  # position of the first word
         first_place = self.action_ids.stop if first_location_id is None else first_location_id
         self.location_ids = slice(first_place, first_place + LOCATIONS)
@@ -353,12 +353,13 @@ class Network(nn.Module):
             kinds = torch.full((count,), IMAGE)
             self.run(prefix, kinds, mask.new_ones(len(ids), count), places, cache, sight)
         sees = mask.new_ones(len(ids), count)
-        return self.continued(ids, mask, seen, sight, sees, self.start, cache, max_tokens, eos, pad)
+        words = self.embedding(ids) * mask.unsqueeze(-1)
+        return self.continued(words, mask, seen, sight, sees, self.start, cache, max_tokens, eos, pad)
 
     @torch.no_grad()
     def continued(
         self,
-        ids: Tensor,
+        words: Tensor,
         mask: Tensor,
         seen: Seen,
         sight: dict[str, Tensor],
@@ -369,17 +370,16 @@ class Network(nn.Module):
         eos: int,
         pad: int,
     ) -> Tensor:
-        """Answer as `generate` does, after what the cache holds.
+        """Answer embedded words float[B, Q, D] as `generate` does, after what the cache holds.
 
         sees: bool[B, N], what of it the words see; start: position of the first word, one or int[B, 1].
         """
         present = torch.cat([sees, mask], dim=1)
         position = start + (mask.cumsum(1) - 1).clamp_min(0)
-        before = None
-        finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-        answer = []
+        before, answer = None, []
+        finished = mask.new_zeros(len(mask))
         for _ in range(max_tokens):
-            embedded, _ = self.words(ids, mask, seen, before)
+            embedded, _ = self.grounding(words, seen, before)
             hidden = self.language.base_model(
                 inputs_embeds=embedded,
                 attention_mask=present.long(),
@@ -388,8 +388,8 @@ class Network(nn.Module):
                 use_cache=True,
                 **sight,
             ).last_hidden_state
-            before = self.embedding(ids[:, -1:])
             ids = self.likeliest(hidden[:, -1])[:, None].masked_fill(finished[:, None], pad)
+            before, words = words[:, -1:], self.embedding(ids)
             answer.append(ids)
             finished |= ids[:, 0] == eos
             if finished.all():

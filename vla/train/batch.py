@@ -43,8 +43,8 @@ class Batch:
     shot_ids: Tensor | None = None  # int[B, S, Q], few-shot sequences; their frames are images `of_shots` of a camera
     shot_asked: Tensor | None = None  # bool[B, S, Q], the words of the questions
     shot_labels: Tensor | None = None  # int[B, S, Q], -100 where nothing is taught
-    shot_at: Tensor | None = None  # int[B, S], the last word of the box of each answer, -1 where there is none
-    shot_box: Tensor | None = None  # float[B, S, 4], that box in 0..1 of the first camera, NaN where there is none
+    shot_at: Tensor | None = None  # int[B, S, 2], the name and the end of the box, -1 where there is none
+    shot_box: Tensor | None = None  # float[B, S, 2, 4], for both that box in 0..1 of the first camera
     there: Tensor | None = None  # bool[B, A], joints that the body has, where bodies differ
     parts: int = 1  # that the batch was cut into, of which this is one
     counted_in_all: Mapping[str, int] = field(default_factory=dict)  # in all parts, see `counted`

@@ -63,6 +63,7 @@ class Part(NamedTuple):
     frame: int
     question: str
     answer: str
+    box: str  # of what is meant
     taught: bool
 
 
@@ -70,14 +71,18 @@ class Sequences:
     """Draws few-shot sequences from the labels of a dataset."""
 
     def __init__(self, labels: Labels, processor: Processor, settings: FewShot) -> None:
-        """Raise ValueError where nothing is pointed at in as many episodes as a sequence shows."""
+        """Raise ValueError where nothing is pointed at in as many episodes as a sequence shows.
+
+        What a subtask names is left out: the arm that reaches for it would tell what is meant.
+        """
         self.labels, self.processor, self.settings = labels, processor, settings
         self.tokenize = lru_cache(maxsize=1 << 16)(processor.tokenize)
         pointed: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
         for number, row in enumerate(labels.vqa):
             for item in json.loads(row):
                 thing = item["question"].removeprefix(point_prompt(""))
-                if item["type"] == "point" and thing not in FIXTURES and read_box(item["answer"]):
+                told = thing in FIXTURES or thing in labels.subtask[number]
+                if item["type"] == "point" and not told and read_box(item["answer"]):
                     pointed[thing].append((number, item["answer"]))
         episodes = {thing: len({labels.plan_of[number] for number, _ in seen}) for thing, seen in pointed.items()}
         self.pointed = {thing: pointed[thing] for thing in sorted(pointed) if episodes[thing] > settings.most}
@@ -99,7 +104,7 @@ class Sequences:
         while len(parts) <= self.settings.most:
             frame, box = self.pointed[thing][rng.integers(len(self.pointed[thing]))]
             if (episode := int(self.labels.plan_of[frame])) not in shown:
-                parts.append(Part(frame, point_prompt(name), box, taught=bool(parts)))
+                parts.append(Part(frame, point_prompt(name), box, box, taught=bool(parts)))
                 shown.add(episode)
         luck, last = rng.random(), parts[-1]
         if luck < self.settings.what:
@@ -116,9 +121,10 @@ class Sequences:
             ids.append(question + answer)
             labels.append([-100] * len(question) + (answer if part.taught else [-100] * len(answer)))
             ends.append(len(question))
-            box = read_box(part.answer)
-            at.append(len(ids[-1]) - 2 if box else -1)  # the box is whole before the end
-            boxes.append([value / (LOCATIONS - 1) for value in box] if box else [np.nan] * 4)
+            corners = read_box(part.box)
+            assert corners is not None
+            at.append([len(question) - 1 if part.taught else -1, len(ids[-1]) - 2 if part.answer == part.box else -1])
+            boxes.append([[value / (LOCATIONS - 1) for value in corners]] * 2)
         words, mask = pad(ids, self.processor.pad_id, multiple=self.length)
         fields = {
             "shot_ids": words,
@@ -170,16 +176,18 @@ def with_shots(parts: Sequence[Batches], settings: FewShot) -> list[WithShots]:
 def shot_losses(
     network: Network, processor: Processor, images: dict[str, Tensor], batch: Batch, location_sigma: float
 ) -> dict[str, Tensor]:
-    """Losses `shots`, of the answers that follow examples, and `places`: the end of a box names what is at its place.
+    """Losses `shots`, of the answers that follow examples, and `places`: names, and ends of boxes, mean what is there.
 
     images: float 0..255 [B, ...] of each camera, and those of few-shot sequences [B, S, ...].
     """
     ids, asked, labels, at, box = batch.shot_ids, batch.shot_asked, batch.shot_labels, batch.shot_at, batch.shot_box
     assert ids is not None and asked is not None and labels is not None and at is not None and box is not None
     frames = {camera: images[of_shots(camera)].flatten(0, 1) for camera in network.vision.cameras}
-    known = read(network, Parts(frames, torch.ones_like(at, dtype=torch.bool), ids, ids != processor.pad_id, asked))
+    known = read(
+        network, Parts(frames, torch.ones_like(ids[..., 0], dtype=torch.bool), ids, ids != processor.pad_id, asked)
+    )
     found = {"shots": word_loss(network, known.hidden.flatten(0, 1), labels.flatten(0, 1), location_sigma)}
     grid = next(iter(network.vision.grids.values()), None)
     if grid:
-        found["places"] = grounding_loss(known.named, at.flatten()[:, None], box.flatten(0, 1)[:, None], grid)
+        found["places"] = grounding_loss(known.named, at.flatten(0, 1), box.flatten(0, 1), grid)
     return found
