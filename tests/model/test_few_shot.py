@@ -19,6 +19,8 @@ DESIGNS = {
     "cross_attention": dict(fusion=dict(name="cross_attention")),
     "instructed": dict(connector=dict(name="qformer", tokens=6, instructed=True)),
     "kept": dict(keep=5),
+    "recall": dict(shots=dict(recall=True)),
+    "recall_beside": dict(shots=dict(recall=True), fusion=dict(name="cross_attention")),
     "kept_beside": dict(keep=5, fusion=dict(name="cross_attention")),
 }
 POSITIONS = 320
@@ -138,9 +140,22 @@ def test_the_words_of_an_example_look_among_its_own_frames(policy):
     parts = asked(policy, shots(1, 2))
     before, after = (read(policy.network, each).named for each in (parts, changed_frame(parts, 1)))
     mask = parts.mask[0]
-    for part in (0, 2):
+    for part in (0,) if policy.network.recall else (0, 2):  # what follows may recall what it found
         close(after[part][mask[part]], before[part][mask[part]])
     differ(after[1][mask[1]], before[1][mask[1]])
+
+
+@torch.no_grad()
+def test_a_word_recalls_what_earlier_examples_with_it_point_at_and_no_other_word_does():
+    policy = built(shots=dict(recall=True))
+    examples = [Shot(observation(seed), "pick up the red cube", "<box 10 20 30 40>") for seed in (1, 2)]
+    parts = interleaved(policy.processor, [observation(3)], ["is there a blue cube"], [examples])
+    before, after = (read(policy.network, each).words for each in (parts, changed_frame(parts, 0)))
+    words = policy.processor.tokenizer.convert_ids_to_tokens(parts.ids[0, -1].tolist())
+    told = [word for word, change in zip(words, (after - before)[0].abs().amax(1), strict=True) if change > 1e-4]
+    assert told == ["cube"]
+    plain = policy.network.embedding(parts.ids[:, -1]) * parts.mask[:, -1, :, None]
+    assert [word for word, change in zip(words, (before - plain)[0].abs().amax(1), strict=True) if change > 0] == told
 
 
 @torch.no_grad()
@@ -199,7 +214,7 @@ def test_what_cannot_be_read_is_refused():
     seen, prompt = [observation(1)], PROMPTS[:1]
     most = (POSITIONS - policy.network.start - 12) // stride(policy.network)
     policy.generate(seen, prompt, 4, shots=[shots(*range(most))])
-    with pytest.raises(ValueError, match=f"{most + 1} shots of .* the language model reads {POSITIONS}: give fewer"):
+    with pytest.raises(ValueError, match=rf"{most + 1} shots of .* the language model reads {POSITIONS}: give fewer"):
         policy.generate(seen, prompt, 4, shots=[shots(*range(most + 1))])
     with pytest.raises(ValueError, match="shots for 2 observations, there are 1: give each some or none"):
         policy.generate(seen, prompt, 4, shots=[shots(1), shots(2)])

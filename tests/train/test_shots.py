@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.conftest import frames_of
+from tests.train.conftest import frames_of, run
 from vla.data.framecache import FrameCache
+from vla.model.checkpoint import load
+from vla.model.few_shot import Shot
 from vla.model.processor import Processor
 from vla.model.prompts import NAMES, point_prompt, what_prompt
 from vla.model.vocabulary import build_tokenizer
 from vla.train.batch import of_shots
 from vla.train.batches import Batches, Labels
 from vla.train.shots import FewShot, WithShots, few_shot_texts
-from vla.types import Embodiment
+from vla.types import Embodiment, Observation
 
 CAMERAS = {"front": (40, 64), "wrist": (64, 64)}
 THINGS = ("red cube", "blue bowl")
@@ -24,11 +26,12 @@ MOST = 2
 
 @pytest.fixture(scope="module")
 def labels(demonstrations):
-    """Those of real episodes, in which two things are pointed at in every frame, at another place in each."""
+    """Real episodes, as if two things were pointed at in every frame and every second one were about one of them."""
     labels = Labels.read(demonstrations)
-    return dataclasses.replace(
-        labels, vqa=[json.dumps([pointing(n, t) for t in THINGS]) for n in range(len(labels.vqa))]
-    )
+    count = len(labels.vqa)
+    vqa = [json.dumps([pointing(number, thing) for thing in THINGS]) for number in range(count)]
+    subtask = [f"pick up the {THINGS[0]}" if number % 2 else "press the button" for number in range(count)]
+    return dataclasses.replace(labels, vqa=vqa, subtask=subtask)
 
 
 def pointing(number, thing):
@@ -86,16 +89,28 @@ def test_the_first_answer_cannot_be_known_and_all_others_are_taught(plain):
     assert torch.equal(labels[taught], ids[taught]) and not (taught & fields["shot_asked"][0]).any()
 
 
-def test_the_place_that_is_taught_is_that_of_the_box(plain):
-    parts = plain.sequences.draw(np.random.default_rng(2))
-    fields, _ = plain.sequences.pack([parts])
-    tokenizer = plain.batches.processor.tokenizer
-    for part, ids, at, box in zip(
-        parts, *(fields[name][0] for name in ("shot_ids", "shot_at", "shot_box")), strict=True
+def test_what_the_arm_reaches_for_is_not_asked_for(plain):
+    """Its pose would tell what is meant without any example."""
+    rng = np.random.default_rng(0)
+    frames = {thing: set() for thing in THINGS}
+    for part in (part for _ in range(100) for part in plain.sequences.draw(rng)):
+        frames[next(t for t in THINGS if part.answer == pointing(part.frame, t)["answer"])].add(part.frame % 2)
+    assert frames == {THINGS[0]: {0}, THINGS[1]: {0, 1}}
+
+
+def test_names_and_ends_of_boxes_are_taught_to_mean_what_is_at_the_box(built):
+    sequences = built(what=1.0, known=0.0).sequences
+    parts = sequences.draw(np.random.default_rng(2))
+    fields, _ = sequences.pack([parts])
+    said = [sequences.processor.tokenizer.convert_ids_to_tokens(ids) for ids in fields["shot_ids"][0].tolist()]
+    at, name = fields["shot_at"][0].tolist(), parts[0].question.split()[-1]
+    for number, (part, words, (called, end), box) in enumerate(
+        zip(parts, said, at, fields["shot_box"][0], strict=True)
     ):
-        corners = [int(word) for word in part.answer.strip("<>").split()[1:]]
-        assert tokenizer.convert_ids_to_tokens(int(ids[at])) == f"<loc{corners[3]:04d}>"
-        np.testing.assert_allclose(box * 1023, corners, atol=1e-3)
+        corners = [int(word) for word in part.box.strip("<>").split()[1:]]
+        np.testing.assert_allclose(box * 1023, [corners] * 2, atol=1e-3)
+        assert words[called] == name if number else called == -1  # nothing tells what the first one means
+        assert words[end] == f"<loc{corners[3]:04d}>" if number < MOST else end == -1  # the last answer is a word
 
 
 def test_the_last_question_may_be_what_a_name_stands_for_or_about_a_real_name(built):
@@ -139,3 +154,20 @@ def test_too_few_episodes_and_shares_above_one_are_refused(built, labels):
     with pytest.raises(ValueError, match="shares that are 1 together at most"):
         FewShot(2, what=0.7, known=0.6)
     assert set(processor.unknown_words("point to the dax")) == set()
+
+
+def test_a_policy_trained_by_the_recipe_answers_after_examples(demonstrations, tmp_path):
+    """From scratch and tiny; only that all parts fit together, and that more examples than taught are refused."""
+    overrides = ["recipe=few_shot", "init=null", "shots.most=1", "model.language.n_positions=384", "steps=2"]
+    result = run(demonstrations, tmp_path, *overrides)
+    assert {"shots", "places"} <= set(result["losses"])
+    policy = load(result["checkpoint"])
+    assert policy.network.recall is not None and not policy.network.all_frames
+    assert policy.unknown_words(f"point to the {NAMES[0]}") == []
+    images = {name: demonstrations.frames(name, np.arange(2)) for name in CAMERAS}
+    seen = [Observation({name: both[n] for name, both in images.items()}, np.zeros(6), "", 0.0) for n in range(2)]
+    shot = Shot(seen[0], point_prompt(NAMES[0]), "<box 10 20 30 40>")
+    asked = dict(prompts=[point_prompt(NAMES[0])], max_tokens=4)
+    assert len(policy.generate(seen[1:], **asked, shots=[[shot]])) == 1
+    with pytest.raises(ValueError, match=r"9 shots of .* the language model reads 384"):
+        policy.generate(seen[1:], **asked, shots=[[shot] * 9])

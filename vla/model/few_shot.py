@@ -11,8 +11,9 @@ sees whom, of parts that follow each other:
     frames         all          -                -           -
     words          all          all, or none *   causal      all
 
-* none where the network was built with `shots: {frames: nearest}`, and with cross-attention always, as in Flamingo,
-which found it better (section 2.3 there): of earlier frames only that is known which their words have taken along.
+* none where the network was built with `shots: {frames: nearest}`, and with cross-attention always, as in Flamingo
+(section 2.3 there): of earlier frames only that is known which their words have taken along. With `shots: {recall:
+true}` a word also brings along what earlier examples with it point at, see recall.py.
 
 B batch, S parts, F parts that are there, P visual tokens, K of them in the sequence, Q words, D width.
 """
@@ -79,7 +80,6 @@ def read(network: Network, parts: Parts, cache: DynamicCache | None = None, unsa
     """Run interleaved frames and words in one pass.
 
     cache: is filled where it is given; unsaid: leaves the words of the last parts out, which are to be said after it.
-
     Raises ValueError where the language model cannot read as many, or places frames in a way of its own.
     """
     there, (batch, count, length) = parts.there, parts.ids.shape

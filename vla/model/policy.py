@@ -136,7 +136,7 @@ class VLAPolicy:
         """
         processor = self.processor
         if any(shots):
-            parts = interleaved(processor, observations, prompts, shots).to(self.device)
+            parts = interleaved(processor, self._recollected(observations), prompts, shots).to(self.device)
             answer = few_shot.generate(self.network, parts, max_tokens, eos=processor.eos_id, pad=processor.pad_id)
             return processor.words(answer.cpu())
         ids, mask = processor.prompts(prompts)
@@ -189,6 +189,10 @@ class VLAPolicy:
         return torch.cat([given, given[:, -1:].expand(-1, missing, -1)], dim=1)
 
     def _images(self, observations: Sequence[Observation]) -> dict[str, Tensor]:
-        if self.recollection is not None:
-            observations = [self.recollection.see(seen, seen.time_s) for seen in observations]
-        return {name: image.to(self.device) for name, image in self.processor.images(observations).items()}
+        images = self.processor.images(self._recollected(observations))
+        return {name: image.to(self.device) for name, image in images.items()}
+
+    def _recollected(self, observations: Sequence[Observation]) -> Sequence[Observation]:
+        if self.recollection is None:
+            return observations
+        return [self.recollection.see(seen, seen.time_s) for seen in observations]

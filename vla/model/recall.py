@@ -26,6 +26,7 @@ class Recall(nn.Module):
         words: their embeddings float[B, S, Q, D]; found: what each of them found, likewise; ids: int[B, S, Q]; mask,
         asked: bool[B, S, Q], words that are there, and those of questions. Answers end one word before their part.
         """
+        asked = asked & mask
         end = (mask.sum(2) - 2).clamp_min(0)[..., None, None].expand(-1, -1, 1, found.shape[-1])
         shown = found.gather(2, end).squeeze(2)
         parts = torch.arange(ids.shape[1], device=ids.device)
