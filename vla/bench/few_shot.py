@@ -9,7 +9,7 @@ the most examples:
 | other_boxes   | boxes of the examples are those of other things, mixed    | no more than by none                   |
 | other_thing   | examples point to another thing in sight, always the same | that one is pointed at: see `followed` |
 | grey_examples | frames of the examples are grey                           | no more than by none                   |
-| grey_question | the frame of the question is grey                         | nothing to point at; the real name     |
+| grey_question | the frame of the question is grey                         | nothing to point at                    |
 
 `by_its_name` asks for the same things by their real names: what no example can improve on.
 """
