@@ -1,5 +1,7 @@
 """Questions about things are balanced and true, spoilt pictures keep true boxes, and rates are what they say."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.bench.retrieval import recall, spans
-from vla.bench.sight import BINS, SPOILED, WAYS, Scene, Sight, pope, rates, spoil
+from vla.bench.sight import BINS, SPOILED, WAYS, Scene, Sight, agreement, pope, rates, spoil
 
 COLOURS, SHAPES = ("red", "green", "blue", "orange"), ("cube", "bowl", "plate")
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
@@ -75,6 +77,20 @@ def test_rates_are_those_of_the_paper():
     assert rates([])["accuracy"] is None
 
 
+def test_names_that_no_scene_shows_are_told_apart_from_those_that_some_other_scene_shows():
+    class Yes:
+        embodiment = SimpleNamespace(joints=("a",))
+
+        def generate(self, observations, prompts, max_tokens):
+            return ["yes"] * len(prompts)
+
+    scene = Scene({}, {"red cube": (0, 0, 9, 9)})
+    questions = [(scene, "red cube", True), (scene, "red bowl", False), (scene, "blue cube", False)]
+    found = agreement(Yes(), questions, occurring={"red cube", "red bowl"})  # pyright: ignore[reportArgumentType]
+    assert found["questions"] == 3 and found["accuracy"] == pytest.approx(1 / 3)
+    assert found["of_occurring"]["questions"] == 2 and found["of_occurring"]["accuracy"] == 0.5
+
+
 @pytest.mark.slow
 def test_the_shipped_checkpoint_is_asked_about_scenes_of_the_simulator():
     sizes = {"front": (128, 256), "wrist": (128, 128)}
@@ -91,7 +107,7 @@ def test_search_finds_labelled_moments_and_chance_is_lower():
             "source": {"name": f"episode {number}", "task": "tidy up"},
             "keyframes": [],
             "qa": [],
-            "outcome": {"suspects": []},
+            "outcome": {"label": "none", "words": "nothing", "moment_s": None, "suspects": []},
             "segments": [{"start_s": a, "stop_s": b, "label": text, "why": []} for a, b, text in own],
         }
         for number, own in enumerate(true)

@@ -7,7 +7,7 @@ thing in sight and its shape with another.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -75,9 +75,9 @@ class Sight:
         def once(key: str, ask: Callable[[], Any]) -> Any:
             return ledger.once(key, ask) if ledger else ask()
 
-        def ask_about(some: Sequence[Scene], way: str, views: bool = False) -> dict[str, float | int | None]:
+        def ask_about(some: Sequence[Scene], way: str, views: bool = False) -> dict[str, Any]:
             rng = np.random.default_rng([self.seed, WAYS.index(way)])
-            return agreement(policy, pope(some, way, rng), views)
+            return agreement(policy, pope(some, way, rng), views, {name for scene in some for name in scene.boxes})
 
         return {
             "pope": {way: once(f"pope {way}", partial(ask_about, asked, way)) for way in WAYS},
@@ -128,12 +128,18 @@ def pope(scenes: Sequence[Scene], way: str, rng: np.random.Generator) -> list[Qu
 
 
 def agreement(
-    policy: PlanningPolicy, questions: Sequence[Question], views: bool = False
-) -> dict[str, float | int | None]:
-    """Return accuracy, precision, recall, F1 and the share of yes; an answer that is neither yes nor no is wrong."""
+    policy: PlanningPolicy, questions: Sequence[Question], views: bool = False, occurring: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return accuracy, precision, recall, F1 and the share of yes; an answer that is neither yes nor no is wrong.
+
+    `of_occurring` has the same of questions about the names in `occurring`, those that any of the scenes shows, as
+    POPE draws them from its pictures; the others are of colours and shapes that these scenes never show together.
+    """
     prompts = [f"is there {'an' if name[0] in 'aeiou' else 'a'} {name}" for _, name, _ in questions]
     answers = _ask(policy, [scene for scene, _, _ in questions], prompts, views)
-    return rates([(there, answer) for (_, _, there), answer in zip(questions, answers, strict=True)])
+    pairs = [(name, there, answer) for (_, name, there), answer in zip(questions, answers, strict=True)]
+    known = [(there, answer) for name, there, answer in pairs if name in occurring]
+    return rates([(there, answer) for _, there, answer in pairs]) | {"of_occurring": rates(known)}
 
 
 def rates(pairs: Sequence[tuple[bool, str]]) -> dict[str, float | int | None]:
