@@ -1,7 +1,5 @@
 """Questions about things are balanced and true, spoilt pictures keep true boxes, and rates are what they say."""
 
-from types import SimpleNamespace
-
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.bench.retrieval import recall, spans
-from vla.bench.sight import BINS, SPOILED, WAYS, Scene, Sight, agreement, pope, rates, spoil
+from vla.bench.sight import BINS, SPOILED, WAYS, Scene, Sight, never_shown, pope, rates, spoil
 
 COLOURS, SHAPES = ("red", "green", "blue", "orange"), ("cube", "bowl", "plate")
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
@@ -77,18 +75,12 @@ def test_rates_are_those_of_the_paper():
     assert rates([])["accuracy"] is None
 
 
-def test_names_that_no_scene_shows_are_told_apart_from_those_that_some_other_scene_shows():
-    class Yes:
-        embodiment = SimpleNamespace(joints=("a",))
-
-        def generate(self, observations, prompts, max_tokens):
-            return ["yes"] * len(prompts)
-
-    scene = Scene({}, {"red cube": (0, 0, 9, 9)})
-    questions = [(scene, "red cube", True), (scene, "red bowl", False), (scene, "blue cube", False)]
-    found = agreement(Yes(), questions, occurring={"red cube", "red bowl"})  # pyright: ignore[reportArgumentType]
-    assert found["questions"] == 3 and found["accuracy"] == pytest.approx(1 / 3)
-    assert found["of_occurring"]["questions"] == 2 and found["of_occurring"]["accuracy"] == 0.5
+def test_what_is_never_shown_is_of_colours_and_shapes_in_sight_and_in_no_scene():
+    box = (0, 0, 9, 9)
+    scenes = [Scene({}, {"red cube": box, "blue bowl": box, "green plate": None}), Scene({}, {"blue cube": box})]
+    assert [(scene is scenes[0], name, there) for scene, name, there in never_shown(scenes)] == [
+        (True, "red bowl", False)  # no plate is in sight, and a blue cube is shown
+    ]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ thing in sight and its shape with another.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +66,9 @@ class Sight:
     def measure(self, ledger: Ledger | None = None) -> dict[str, Any]:
         """Return `pope` by way, `pointing` and `degraded` by kind of spoiling, each with the number of questions.
 
-        `pope_by_views` has the answers of the majority of views. What a ledger holds is not asked again.
+        `pope_by_views` has the answers of the majority of views; `pope_never_shown` those about colours and shapes
+        that are in sight, but nowhere together (in training's scenes: the pairs that it never sees), so that every yes
+        is false. What a ledger holds is not asked again.
         """
         policy = load(self.checkpoint or DEFAULT, device=self.device)
         scenes = list(self.draw(max(self.scenes, -(-self.degraded // 4))))
@@ -75,12 +77,13 @@ class Sight:
         def once(key: str, ask: Callable[[], Any]) -> Any:
             return ledger.once(key, ask) if ledger else ask()
 
-        def ask_about(some: Sequence[Scene], way: str, views: bool = False) -> dict[str, Any]:
+        def ask_about(some: Sequence[Scene], way: str, views: bool = False) -> dict[str, float | int | None]:
             rng = np.random.default_rng([self.seed, WAYS.index(way)])
-            return agreement(policy, pope(some, way, rng), views, {name for scene in some for name in scene.boxes})
+            return agreement(policy, pope(some, way, rng), views)
 
         return {
             "pope": {way: once(f"pope {way}", partial(ask_about, asked, way)) for way in WAYS},
+            "pope_never_shown": once("never shown", lambda: agreement(policy, never_shown(asked))),
             "pope_by_views": {way: once(f"views {way}", partial(ask_about, asked, way, True)) for way in WAYS}
             if self.by_views
             else None,
@@ -106,10 +109,12 @@ Question = tuple[Scene, str, bool]  # a picture, a thing, whether it is there
 
 
 def pope(scenes: Sequence[Scene], way: str, rng: np.random.Generator) -> list[Question]:
-    """Return questions about every thing that can be seen, and as many about things that are not there."""
+    """Return questions about every thing that can be seen, and as many about things that are not there.
+
+    What is not there is in other scenes, as POPE draws from the things of its pictures; see `never_shown`.
+    """
     common = Counter(name for scene in scenes for name in scene.boxes)
-    colours, shapes = ({name.split()[part] for name in common} for part in (0, 1))
-    every = sorted(f"{colour} {shape}" for colour in colours for shape in shapes)
+    every = sorted(common)
     questions: list[Question] = []
     for scene in scenes:
         seen = [name for name, box in scene.boxes.items() if box is not None]
@@ -127,19 +132,24 @@ def pope(scenes: Sequence[Scene], way: str, rng: np.random.Generator) -> list[Qu
     return questions
 
 
-def agreement(
-    policy: PlanningPolicy, questions: Sequence[Question], views: bool = False, occurring: Collection[str] = ()
-) -> dict[str, Any]:
-    """Return accuracy, precision, recall, F1 and the share of yes; an answer that is neither yes nor no is wrong.
+def never_shown(scenes: Sequence[Scene]) -> list[Question]:
+    """Return questions about colours and shapes that are in sight, but in none of the scenes together."""
+    names = {name for scene in scenes for name in scene.boxes}
+    questions: list[Question] = []
+    for scene in scenes:
+        seen = [name.split() for name, box in scene.boxes.items() if box is not None]
+        pairs = sorted({f"{colour} {shape}" for colour, _ in seen for _, shape in seen} - names)
+        questions += [(scene, name, False) for name in pairs]
+    return questions
 
-    `of_occurring` has the same of questions about the names in `occurring`, those that any of the scenes shows, as
-    POPE draws them from its pictures; the others are of colours and shapes that these scenes never show together.
-    """
+
+def agreement(
+    policy: PlanningPolicy, questions: Sequence[Question], views: bool = False
+) -> dict[str, float | int | None]:
+    """Return accuracy, precision, recall, F1 and the share of yes; an answer that is neither yes nor no is wrong."""
     prompts = [f"is there {'an' if name[0] in 'aeiou' else 'a'} {name}" for _, name, _ in questions]
     answers = _ask(policy, [scene for scene, _, _ in questions], prompts, views)
-    pairs = [(name, there, answer) for (_, name, there), answer in zip(questions, answers, strict=True)]
-    known = [(there, answer) for name, there, answer in pairs if name in occurring]
-    return rates([(there, answer) for _, there, answer in pairs]) | {"of_occurring": rates(known)}
+    return rates([(there, answer) for (_, _, there), answer in zip(questions, answers, strict=True)])
 
 
 def rates(pairs: Sequence[tuple[bool, str]]) -> dict[str, float | int | None]:

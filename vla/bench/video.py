@@ -95,7 +95,16 @@ def measure(
 KEYS = (
     *("episodes", "hours", "true_boundaries", "boundary_f1", "boundary_f1_of_several_steps", "against_best_rival"),
     *("count_ratio", "keyframe_recall_at_16", "keyframes", "false_failures", "label_accuracy", "routing", "search"),
-    *("frames_for_questions", "failure_moment", "quality", "pope", "pope_by_views", "pointing", "degraded"),
+    *(
+        "frames_for_questions",
+        "failure_moment",
+        "quality",
+        "pope",
+        "pope_never_shown",
+        "pope_by_views",
+        "pointing",
+        "degraded",
+    ),
     *("speed_x_realtime", "speed_x_processor", "decode_x_realtime", "peak_rss_mb"),
 )  # of the result, whatever was asked for
 
