@@ -53,7 +53,7 @@ def measure(
     folder = Path(out).resolve()
     collected = step("collect", folder / "demonstrations", [*collect, f"seed={seed}"])
     data = [f'dataset="{folder / "demonstrations" / "dataset"}"', f'frames="{folder / "frames"}"']
-    rows, last = [], {}
+    rows, first = [], {}
     with tqdm(list(product(range(seed, seed + seeds), recipes)), desc="designs", unit="run") as bar:
         for number, recipe in bar:
             bar.set_postfix_str(f"{recipe}, seed {number}")
@@ -63,11 +63,11 @@ def measure(
             words = [f'checkpoint="{trained["checkpoint"]}"', *ONLY, *evaluate]
             words.append(f"seed={eval_seed + APART * (number - seed)}")
             rows.append(line(recipe, number, trained, step("eval", run / "eval", words, after=trained)))
-            last[recipe] = trained
+            first.setdefault(recipe, trained)
     speeds = {}
     for recipe in tqdm(recipes, desc="speed", unit="design"):
         words = [f"recipe={recipe}", *data, *train, f"seed={seed}", f"steps={TIMED_STEPS}"]
-        speeds[recipe] = speed(folder / _folder(recipe) / "speed", words, last[recipe])
+        speeds[recipe] = speed(folder / _folder(recipe) / "speed", words, first[recipe])
     rows = [row | speeds[row["name"]] for row in rows]
     summary = pooled(rows)
     (folder / "comparison.md").write_text(for_people(summary))
