@@ -19,7 +19,8 @@ def main(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     name, out = hydra_config.runtime.choices["bench"], Path(hydra_config.runtime.output_dir)
     result = instantiate(config.bench, _partial_=True)(seed=config.seed)
-    made_by = {"commit": commit(), "overrides": list(hydra_config.overrides.task), "machine": _machine()}
+    words = [word for word in hydra_config.overrides.task if not word.startswith("out=")]
+    made_by = {"commit": commit(), "overrides": words, "machine": _machine()}
     path = write_result(out, bench=name, seed=config.seed, **result, made_by=made_by)
     width = max(map(len, result))
     for key, value in result.items():
