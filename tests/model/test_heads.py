@@ -279,7 +279,7 @@ def test_eulers_method_ends_at_the_chunk_that_the_velocity_points_to():
 
     def straight(noisy, time, context, sight):
         starts.append((noisy.clone(), time.clone()))
-        return starts[0][0] - targets
+        return starts[0][0] - network.head.sized(targets)
 
     network.head.field.velocity = straight
     values = network.act(**batch_of(2)).values
@@ -300,6 +300,17 @@ def test_given_steps_are_at_time_zero_and_the_prefix_is_read_but_never_grows():
     assert outputs.context.cache.get_seq_length() == length and len(times) == 10
     assert all((time[0, :2] == 0).all() and (time[0, 2:] > 0).all() and (time[1] > 0).all() for time in times)
     assert torch.equal(values[0, :2], batch["given_actions"][0, :2])
+
+
+def test_chunks_are_as_large_as_the_noise_in_every_step_and_joint():
+    chunks = smooth_chunks(200) * torch.tensor([0.01, 0.1, 1.0])
+    chunks[..., 0] += 0.3
+    fitted = fit_head(chunks, "flow")
+    head = network_with("flow", middle=fitted["middle"], spread=fitted["spread"]).head
+    sized = head.sized(chunks)
+    assert (sized[..., 0].std(0) < 1).all()  # what hardly moves is not blown up
+    torch.testing.assert_close(sized[..., 1:].std(0), torch.ones(HORIZON, DIM - 1), atol=1e-3, rtol=0.0)
+    assert sized.mean(0).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("insulate", [False, True])

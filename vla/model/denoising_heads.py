@@ -6,6 +6,7 @@ B batch, T action horizon, A action dimension, D width, P tokens of the sequence
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from transformers import PretrainedConfig
 from vla.model.flow import VelocityField, time_waves
 from vla.model.guidance import prefix_weights
 from vla.model.head import Context, ReadoutHead, ResidualMlp, is_given, mean_where
+
+LEAST_SPREAD = 0.01  # of a step and joint, in normalised units: what never moves is not blown up
 
 
 class Flow(ReadoutHead):
@@ -26,6 +29,8 @@ class Flow(ReadoutHead):
     """
 
     looks_back = True
+    middle: Tensor
+    spread: Tensor
     guidance: str | None = None  # how chunks are led by older ones instead of taking their steps as given; guidance.py
 
     def __init__(
@@ -40,19 +45,36 @@ class Flow(ReadoutHead):
         reads_state: bool = False,
         causal: bool = False,
         joint_every: int = 1,
+        middle: Sequence[Sequence[float]] | None = None,
+        spread: Sequence[Sequence[float]] | None = None,
     ) -> None:
         """Build the expert.
 
         expert: what differs from the language model's configuration, anything but the number and size of the heads,
         whose keys it reads; steps: of Euler's method; insulate: whether the expert's gradients stop at the language
         model, which then learns from the other losses alone (arXiv:2505.23705); reads_state: whether the state is also
-        a token of the expert, as in pi0; causal, joint_every: see `VelocityField`.
+        a token of the expert, as in pi0; causal, joint_every: see `VelocityField`; middle, spread: mean and standard
+        deviation of each step and joint of the data, [T][A], None for 0 and 1: chunks are brought to the size of the
+        noise, beside which those of the first steps would hardly be seen.
         """
         super().__init__(language.hidden_size, action_horizon, action_dim)
         self.max_tokens = 1 + reads_state + action_horizon
         self.steps = steps
         state_dim = action_dim if reads_state else None
         self.field = VelocityField(language, action_dim, expert, insulate, state_dim, causal, joint_every)
+        for name, values, usual in (("middle", middle, 0.0), ("spread", spread, 1.0)):
+            filled = torch.full((action_horizon, action_dim), usual) if values is None else torch.tensor(values)
+            self.register_buffer(name, filled, persistent=False)  # the configuration keeps them
+
+    @classmethod
+    def fit(cls, values: Tensor, **settings: Any) -> dict[str, Any]:
+        """Take middle and spread from the data."""
+        middle, spread = values.mean(0), values.std(0).clamp_min(LEAST_SPREAD)
+        return {"middle": middle.tolist(), "spread": spread.tolist(), **settings}
+
+    def sized(self, chunk: Tensor) -> Tensor:
+        """Normalised float[B, T, A] -> as large as the noise."""
+        return (chunk - self.middle) / self.spread
 
     def loss(
         self,
@@ -66,6 +88,7 @@ class Flow(ReadoutHead):
         there: Tensor | None = None,
     ) -> Tensor:
         """Squared error of the velocity at a random time, more often near the noise: Beta(1.5, 1)."""
+        targets = self.sized(targets)
         noise = torch.randn(targets.shape, generator=generator).to(targets.device)
         drawn = torch.rand(len(targets), 1, generator=generator).to(targets.device)
         time = 0.001 + 0.999 * drawn ** (1 / 1.5)
@@ -74,11 +97,13 @@ class Flow(ReadoutHead):
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
         """Euler's method from noise to chunk; no confidence comes with it."""
-        noise, known = same_noise(given, 1)[0], is_given(given, given_steps)
+        noise, known, shown = same_noise(given, 1)[0], is_given(given, given_steps), self.sized(given)
         if self.guidance and context.foreseen:
             weights = prefix_weights(given_steps, context.foreseen, self.action_horizon)
-            return self.field.integrate_led(noise, context, self.steps, given, weights, self.guidance), None
-        return self.field.integrate(noise, context, self.steps, given, known), None
+            chunk = self.field.integrate_led(noise, context, self.steps, shown, weights, self.guidance)
+            return chunk * self.spread + self.middle, None
+        chunk = self.field.integrate(noise, context, self.steps, shown, known) * self.spread + self.middle
+        return torch.where(known, given, chunk), None
 
 
 class Diffusion(ReadoutHead):
