@@ -181,7 +181,7 @@ def draw(summary: dict[str, dict[str, Any]], path: Path) -> str | None:
         )
         axes.plot(100 * (row["success_rate"] or 0), place, "o", color="#1f6f8b", markersize=9)
         axes.plot(seeds, [place] * len(seeds), "|", color="#333333", markersize=11)
-        axes.plot(100 * row["blank_camera"], place, "x", color="#b23a48", markersize=7)
+        axes.plot(100 * row["blank_camera"], place, "x", color="#b23a48", markersize=7, clip_on=False)
         axes.annotate(
             f"{row['chunk_latency_ms']:.0f} ms",
             (101, place),
@@ -190,10 +190,10 @@ def draw(summary: dict[str, dict[str, Any]], path: Path) -> str | None:
             color="#666666",
             annotation_clip=False,
         )
-        axes.text(-2, place, name, ha="right", va="center")
+        axes.text(-2, place, name.rpartition("/")[2], ha="right", va="center")
     axes.set_yticks([])
     axes.set_xlim(0, 100)
-    axes.set_xlabel("success [%]: all seeds with 95 % interval (dot), each seed (stroke), blank camera (cross)")
+    axes.set_xlabel("success [%]: all seeds with 95 % interval (dot)\neach seed (stroke), blank camera (cross)")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
