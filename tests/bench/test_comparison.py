@@ -64,6 +64,25 @@ def test_speed_is_told_by_a_short_training_and_by_single_chunks_of_the_trained_p
     assert 'bench.checkpoint="run/checkpoints/last"' in asked[1][1]
 
 
+def test_a_comparison_times_every_design_once_in_the_end_and_goes_on_with_more_seeds(tmp_path, monkeypatch):
+    asked = []
+
+    def told(name, out, words, after=None):
+        asked.append((name, out.relative_to(tmp_path).as_posix(), after))
+        if name == "train":
+            return TRAINED | SPEED | {"checkpoint": str(out)}
+        return flown(5, 20) | {"chunk_latency_ms": {"p50": 12.0}}
+
+    monkeypatch.setattr(comparison, "step", told)
+    settings = dict(seed=0, out=str(tmp_path), recipes=["heads/l1", "heads/fast"], collect=[], train=["steps=5"])
+    results = [comparison.measure(**settings, seeds=n, evaluate=[], eval_seed=7) for n in (1, 2)]
+    assert [len(result["rows"]) for result in results] == [2, 4]
+    assert {row["chunk_latency_ms"] for row in results[1]["rows"]} == {12.0}
+    times = [(out, after["checkpoint"]) for _, out, after in asked if "/speed/" in out]
+    assert len(times) == 8 and len(set(times)) == 4  # the second run finds the speeds of the first
+    assert [out for _, out, _ in asked][-4:] == [out for out, _ in times][-4:]
+
+
 @pytest.mark.parametrize("module", comparison.VERBS.values())
 def test_every_verb_runs_as_a_module(module):
     assert 'if __name__ == "__main__":\n    main()' in Path(str(find_spec(module).origin)).read_text()
