@@ -22,8 +22,12 @@ try:
 except ImportError:  # the extra "plots"
     Figure = None
 
-VERBS = {"collect": "vla.data.collect", "train": "vla.train.train", "eval": "vla.evaluate.evaluate"}
-VERBS["bench"] = "vla.bench.bench"
+VERBS = {
+    "collect": "vla.data.collect",
+    "train": "vla.train.train",
+    "eval": "vla.evaluate.evaluate",
+    "bench": "vla.bench.bench",
+}
 ONLY = ("long_horizon.episodes=0", "held_out.episodes=0", "videos=0", "controls.which=[blank_camera]")
 TIMED_STEPS = 150  # of training, by which its speed is told
 MARK = "asked.json"  # of a step: its words, and which results it builds on

@@ -9,8 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 
+from vla.bench.turns import flops_per_s
 from vla.model.checkpoint import DEFAULT, load
 from vla.types import Embodiment, Observation, Policy
+
+MATMUL_S = 0.5  # for which the processor's rate is measured
 
 
 def measure(*, seed: int, checkpoint: str | None, device: str, calls: int, threads: int | None) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def measure(*, seed: int, checkpoint: str | None, device: str, calls: int, threa
     latency_s = _latencies(policy, observations, calls)
     p50, p95 = np.percentile(latency_s, [50, 95])
     asked_s = _question_latencies(policy, observations, calls)
-    matmul = _matmul_flops_per_s(device)
+    matmul = flops_per_s(torch.matmul, device, MATMUL_S)
     return {
         "chunk_latency_ms": {"p50": p50 * 1e3, "p95": p95 * 1e3},
         "question_ms": {
@@ -88,14 +91,3 @@ def _question_latencies(policy: Policy, observations: list[Observation], calls: 
             policy.generate([observation], ["is there a red cube"], 1)
             seconds[name][call] = time.perf_counter() - start
     return seconds
-
-
-def _matmul_flops_per_s(device: str, size: int = 1024, seconds: float = 0.5) -> float:
-    """Return the best rate of a float32[size, size] matrix product within some time."""
-    a, b = torch.randn(2, size, size, device=device)
-    best, end = math.inf, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        (a @ b)[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best

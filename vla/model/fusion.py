@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla.model.recall import Recall
-
 
 class GatedCrossAttention(nn.Module):
     """A look at the visual tokens whose weight starts at zero, so that the language model starts as it was."""
@@ -86,10 +84,3 @@ def _layers(language: Any) -> nn.ModuleList:
     if len(stacks) != 1:
         raise ValueError(f"cross_attention needs a language model with one stack of layers, found {len(stacks)}")
     return stacks[0]
-
-
-def few_shot_parts(width: int, frames: str = "all", recall: bool = False) -> tuple[bool, Recall | None]:
-    """Say whether words after worked examples see the frames of all examples or of theirs alone, and make `Recall`."""
-    if frames not in ("all", "nearest"):
-        raise ValueError(f"shots.frames={frames!r} is not known, possible: all, nearest")
-    return frames == "all", Recall(width) if recall else None

@@ -30,12 +30,13 @@ from transformers import DynamicCache
 from vla.model.actions import expectation_around_mode
 from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TEXT, attention_mask
 from vla.model.dual import DualEncoder
-from vla.model.fusion import CrossAttention, few_shot_parts
+from vla.model.fusion import CrossAttention
 from vla.model.grounding import Seen, WordGrounding, most_relevant, waves
 from vla.model.head import Context
 from vla.model.heads import build_head
 from vla.model.history import History
 from vla.model.language import build_language_model
+from vla.model.recall import few_shot_parts
 from vla.model.vision import VisionTower
 from vla.model.vocabulary import ACTION_BINS, LOCATIONS
 from vla.model.whole import AsItIs, build_whole
@@ -376,8 +377,7 @@ class Network(nn.Module):
         """
         present = torch.cat([sees, mask], dim=1)
         position = start + (mask.cumsum(1) - 1).clamp_min(0)
-        before, answer = None, []
-        finished = mask.new_zeros(len(mask))
+        before, answer, finished = None, [], mask.new_zeros(len(mask))
         for _ in range(max_tokens):
             embedded, _ = self.grounding(words, seen, before)
             hidden = self.language.base_model(

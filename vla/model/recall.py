@@ -35,3 +35,10 @@ class Recall(nn.Module):
         mean = (known / known.sum(3, keepdim=True).clamp_min(1)).to(shown.dtype).flatten(1, 2) @ shown
         added = self.meaning(self.norm(mean.unflatten(1, ids.shape[1:])))
         return self.openness(words).sigmoid() * added * known.any(3, keepdim=True)
+
+
+def few_shot_parts(width: int, frames: str = "all", recall: bool = False) -> tuple[bool, Recall | None]:
+    """Say whether words after worked examples see the frames of all examples or of theirs alone, and make `Recall`."""
+    if frames not in ("all", "nearest"):
+        raise ValueError(f"shots.frames={frames!r} is not known, possible: all, nearest")
+    return frames == "all", Recall(width) if recall else None

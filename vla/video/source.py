@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -114,6 +115,7 @@ def _episodes(root: Path, prefix: str) -> list[Item]:
         return [_staged_episode(path.parent, prefix) for path in _staged(root)]
     dataset = EpisodeDataset(root)
     reader = StateReader(dataset.features, dataset.column, dataset.fps)
+    ends = dataset.column(SUCCESS) if SUCCESS in dataset.features else None
     cameras = {name: key for name, key in dataset.cameras.items() if not _is_depth(dataset, key)}
     if not cameras:
         raise ValueError(f"{root} has no camera among its features {sorted(dataset.features)}: nothing can be seen")
@@ -127,16 +129,17 @@ def _episodes(root: Path, prefix: str) -> list[Item]:
             rows=episode.length,
             fps=float(dataset.fps),
             state=reader.read(episode.start, episode.length),
-            succeeded=_succeeded(dataset, episode),
+            succeeded=_succeeded(episode.extra, None if ends is None else ends[: episode.start + episode.length]),
         )
         for episode in dataset.episodes
     ]
 
 
-def _succeeded(dataset: EpisodeDataset, episode: Episode) -> bool | None:
-    told = episode.extra.get("success")
-    if told is None and SUCCESS in dataset.features:
-        told = np.ravel(dataset.column(SUCCESS)[episode.start + episode.length - 1])[0]
+def _succeeded(extra: Mapping[str, Any], ends: np.ndarray | None) -> bool | None:
+    """Say how an episode ended by what its recorder added, else by the last of its rows of SUCCESS, if it has any."""
+    told = extra.get("success")
+    if told is None and ends is not None:
+        told = np.ravel(ends[-1])[0]
     return None if told is None else bool(told)
 
 
@@ -160,9 +163,7 @@ def _staged_episode(folder: Path, prefix: str) -> Item:
     table = pq.read_table(folder / "frames.parquet")
     reader = StateReader(features, lambda key: column_array(table[key]), float(identity["fps"]))
     number = int(folder.name.rpartition("-")[2])
-    told = json.loads((folder / "episode.json").read_text(encoding="utf-8")).get("extra", {}).get("success")
-    if told is None and SUCCESS in features:
-        told = np.ravel(column_array(table[SUCCESS])[-1])[0]
+    extra = json.loads((folder / "episode.json").read_text(encoding="utf-8")).get("extra", {})
     return Item(
         name=f"{prefix}episode {number}",
         path=folder,
@@ -172,5 +173,5 @@ def _staged_episode(folder: Path, prefix: str) -> Item:
         rows=len(table),
         fps=float(identity["fps"]),
         state=reader.read(0, len(table)),
-        succeeded=None if told is None else bool(told),
+        succeeded=_succeeded(extra, column_array(table[SUCCESS]) if SUCCESS in features else None),
     )
