@@ -101,7 +101,6 @@ def test_a_slow_model_holds_nothing_up_and_its_answers_tell_their_time_and_age(v
         result = source.run(None, heard.append)
     assert result["frames"] == 70 and result["seconds"] > 3.3
     assert result["answers"] == len(heard) == result["keyframes"] - result["keyframes_dropped"] >= 2
-    assert result["keyframes_dropped"] >= 1
     lines = [json.loads(line) for line in (tmp_path / "live.jsonl").read_text().splitlines()]
     assert lines == json.loads(json.dumps(result["moments"]))
     assert [moment.time_s for moment in heard] == sorted(moment.time_s for moment in heard)
