@@ -53,6 +53,15 @@ def test_losses_are_those_of_the_papers():
     torch.testing.assert_close(softmax.loss(images, texts), (rows + columns) / 2)
 
 
+@pytest.mark.parametrize("loss", ["siglip", "clip"])
+def test_what_is_true_of_two_frames_is_wrong_for_neither(loss):
+    dual = DualEncoder(8, 2, loss=loss)
+    near, apart = (torch.tensor([[1.0, 0.0], [0.0, 1.0]])[[0, i]] for i in (0, 1))
+    everywhere = torch.ones(2, 2, dtype=torch.bool)
+    assert dual.loss(near, near, everywhere) < dual.loss(apart, apart, everywhere)
+    assert dual.loss(apart, apart) < dual.loss(near, near)
+
+
 def test_without_a_dual_encoder_the_recipe_is_named():
     with pytest.raises(ValueError, match="vla train recipe=dual_encoder"):
         tiny_policy().embed_texts(["a cube"])

@@ -86,6 +86,31 @@ def loss_of(network, batch, step=0, counts=None, times=1):
     return network.head.loss(hidden.repeat_interleave(times, 0), context, *rows, 1.5, generator)
 
 
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+@torch.no_grad()
+def test_a_head_that_draws_noise_several_times_learns_as_from_several_rows(name):
+    batch = batch_of(3, targets=smooth_chunks(3)) | dict(given_steps=torch.tensor([0, 1, 2]))
+    counts = torch.ones(3, HORIZON, dtype=torch.bool)
+    counts[1, 3:] = False
+    alone, several = (network_with(name, draws=draws) for draws in (1, 5))
+    wanted, found = loss_of(alone, batch, counts=counts, times=5), loss_of(several, batch, counts=counts)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    outputs = several(**batch)
+    losses = [
+        several.head.loss(
+            outputs.action_hidden,
+            outputs.context,
+            batch["given_actions"],
+            counts,
+            batch["given_steps"],
+            1.5,
+            torch.Generator().manual_seed(0),
+        )
+        for _ in range(2)
+    ]
+    assert losses[0] == losses[1] == found  # what it looks at is as it was
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_says_what_it_was_taught(name):
     """Three chunks; heads that learn from noise see each many times a step, with other noise each time."""

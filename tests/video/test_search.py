@@ -121,7 +121,7 @@ def test_what_is_no_index_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no index\.sqlite: give the folder that vla analyze wrote"):
         search(tmp_path, "cup", 3)
     (tmp_path / NAME).write_bytes(b"nothing of the kind" * 100)
-    with pytest.raises(ValueError, match=r"has schema None, vla\.index/1 is read"):
+    with pytest.raises(ValueError, match=r"has schema None, vla\.index/2 is read"):
         search(tmp_path, "cup", 3)
 
 

@@ -52,7 +52,7 @@ def test_the_record_has_what_its_schema_says_and_reads_back(item, tmp_path):
     with Decoder() as decoder:
         analysis = analyse(item, decoder, NoWords())
         record = timeline.document(analysis, fingerprint="f", settings={"words": "none"})
-        timeline.write(tmp_path, record, analysis.tracks)
+        timeline.write(tmp_path, record, analysis)
     keys = ["schema", "fingerprint", "settings", "source", "keyframes", "segments", "events", "outcome", "answers"]
     keys += ["routing", "things", "texts", "qa", "figures", "lags"]
     assert list(record) == keys and timeline.read(tmp_path) == record
@@ -75,7 +75,7 @@ def test_formulas_in_labels_do_not_reach_a_spreadsheet(item, tmp_path):
     with Decoder() as decoder:
         analysis = analyse(item, decoder, Hostile())
         record = timeline.document(analysis, fingerprint="f", settings={})
-        timeline.write(tmp_path, record, analysis.tracks)
+        timeline.write(tmp_path, record, analysis)
     assert "\n0.0,1.0,'=cmd" in (tmp_path / "segments.csv").read_text()
     assert record["segments"][0]["label"].startswith("=cmd")
 

@@ -45,6 +45,7 @@ class Flow(ReadoutHead):
         reads_state: bool = False,
         causal: bool = False,
         joint_every: int = 1,
+        draws: int = 1,
         middle: Sequence[Sequence[float]] | None = None,
         spread: Sequence[Sequence[float]] | None = None,
     ) -> None:
@@ -53,13 +54,15 @@ class Flow(ReadoutHead):
         expert: what differs from the language model's configuration, anything but the number and size of the heads,
         whose keys it reads; steps: of Euler's method; insulate: whether the expert's gradients stop at the language
         model, which then learns from the other losses alone (arXiv:2505.23705); reads_state: whether the state is also
-        a token of the expert, as in pi0; causal, joint_every: see `VelocityField`; middle, spread: mean and standard
+        a token of the expert, as in pi0; causal, joint_every: see `VelocityField`; draws: of noise and
+        time for each chunk in training, since the way to it is longer to learn than to look (CogACT, arXiv:2411.19650,
+        takes 8); middle, spread: mean and standard
         deviation of each step and joint of the data, [T][A], None for 0 and 1: chunks are brought to the size of the
         noise, beside which those of the first steps would hardly be seen.
         """
         super().__init__(language.hidden_size, action_horizon, action_dim)
         self.max_tokens = 1 + reads_state + action_horizon
-        self.steps = steps
+        self.steps, self.draws = steps, draws
         state_dim = action_dim if reads_state else None
         self.field = VelocityField(language, action_dim, expert, insulate, state_dim, causal, joint_every)
         for name, values, usual in (("middle", middle, 0.0), ("spread", spread, 1.0)):
@@ -88,12 +91,12 @@ class Flow(ReadoutHead):
         there: Tensor | None = None,
     ) -> Tensor:
         """Squared error of the velocity at a random time, more often near the noise: Beta(1.5, 1)."""
-        targets = self.sized(targets)
+        targets, counts, given_steps = several(self.draws, self.sized(targets), counts, given_steps)
         noise = torch.randn(targets.shape, generator=generator).to(targets.device)
         drawn = torch.rand(len(targets), 1, generator=generator).to(targets.device)
         time = 0.001 + 0.999 * drawn ** (1 / 1.5)
         time = torch.where(is_given(targets, given_steps).squeeze(-1), 0.0, time)
-        return mean_where(self.field.error(targets, noise, time, context).mean(-1), counts)
+        return mean_where(self.field.error(targets, noise, time, context.repeated(self.draws)).mean(-1), counts)
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
         """Euler's method from noise to chunk; no confidence comes with it."""
@@ -123,11 +126,16 @@ class Diffusion(ReadoutHead):
         blocks: int = 3,
         hidden: int = 256,
         time_width: int = 32,
+        draws: int = 1,
     ) -> None:
-        """steps: of denoising; blocks, hidden: of the layers; time_width: of the description of a step."""
+        """Build the layers.
+
+        steps: of denoising; blocks, hidden: of the layers; time_width: of the description of a step; draws: of noise
+        and step for each chunk in training.
+        """
         width = language.hidden_size
         super().__init__(width, action_horizon, action_dim)
-        self.max_tokens = 1
+        self.max_tokens, self.draws = 1, draws
         self.betas = cosine_betas(steps)
         self.kept = torch.cumprod(1 - self.betas, dim=0)  # of the chunk, after so many steps of noise
         self.time_width = time_width
@@ -154,11 +162,12 @@ class Diffusion(ReadoutHead):
         there: Tensor | None = None,
     ) -> Tensor:
         """Squared error of the noise after a random number of steps."""
+        targets, counts, given_steps, readout = several(self.draws, targets, counts, given_steps, hidden[:, 0])
         step = torch.randint(len(self.betas), (len(targets),), generator=generator)
         noise = torch.randn(targets.shape, generator=generator).to(targets.device)
         kept = self.kept[step, None, None].to(targets.device)
         noisy = torch.where(is_given(targets, given_steps), targets, kept.sqrt() * targets + (1 - kept).sqrt() * noise)
-        error = self.noise_in(noisy, step.to(targets.device), hidden[:, 0]).float() - noise
+        error = self.noise_in(noisy, step.to(targets.device), readout).float() - noise
         return mean_where(error.square().mean(-1), counts)
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
@@ -182,6 +191,11 @@ class Diffusion(ReadoutHead):
             chunk = chunk + math.sqrt(beta * (1 - before) / (1 - kept)) * noise[step]
             chunk = torch.where(known, given, chunk)
         return chunk
+
+
+def several(draws: int, *rows: Tensor) -> list[Tensor]:
+    """Stand each row of the tensors so many times, one below the other."""
+    return [one.repeat_interleave(draws, dim=0) for one in rows]
 
 
 def same_noise(like: Tensor, count: int) -> Tensor:

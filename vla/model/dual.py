@@ -40,11 +40,16 @@ class DualEncoder(nn.Module):
         last = (mask.sum(1) - 1).clamp_min(0)
         return functional.normalize(self.text(hidden[torch.arange(len(hidden)), last]), dim=-1)
 
-    def loss(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Loss of float[B, E] each, where row by row they belong together and no others do."""
+    def loss(self, images: Tensor, texts: Tensor, true: Tensor | None = None) -> Tensor:
+        """Loss of float[B, E] each.
+
+        true: bool[B, B], which texts (columns) are true of which images (rows); row by row, and no others, by default.
+        Among several true ones "clip" shares its weight.
+        """
         scores = images @ texts.T * self.scale.exp() + self.bias
+        own = torch.eye(len(scores), device=scores.device, dtype=torch.bool)
+        true = own if true is None else true | own
         if self.kind == "siglip":
-            signs = 2 * torch.eye(len(scores), device=scores.device) - 1
-            return -functional.logsigmoid(signs * scores).sum() / max(1, len(scores))
-        own = torch.arange(len(scores), device=scores.device)
-        return (functional.cross_entropy(scores, own) + functional.cross_entropy(scores.T, own)) / 2
+            return -functional.logsigmoid(torch.where(true, scores, -scores)).sum() / max(1, len(scores))
+        shares = true / true.sum(1, keepdim=True), true.T / true.sum(0)[:, None]
+        return (functional.cross_entropy(scores, shares[0]) + functional.cross_entropy(scores.T, shares[1])) / 2

@@ -7,9 +7,10 @@ B batch, N tokens of the head, P tokens of the sequence so far, T action horizon
 V vocabulary.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +30,22 @@ class Context:
     sight: dict[str, Tensor] = field(default_factory=dict)  # what the transformer looks at beside the sequence
     state: Tensor | None = None  # float[B, A] in -1..1, for a head that reads it itself
     foreseen: int = 0  # leading steps of `given` that an older chunk foresaw, for a head that can be led by them
+
+    def repeated(self, times: int) -> "Context":
+        """Stand each row so many times, one below the other, to look back from; this one stays as it is."""
+        if times == 1:
+            return self
+        cache = copy.copy(self.cache)
+        if cache is not None:
+            cache.layers = [copy.copy(layer) for layer in cache.layers]
+            cache.batch_repeat_interleave(times)
+        rows = {
+            name: value.repeat_interleave(times, dim=0)
+            for name in ("present", "position", "state")
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        sight = {name: value.repeat_interleave(times, dim=0) for name, value in self.sight.items()}
+        return replace(self, cache=cache, sight=sight, **rows)
 
     def go_on(self, embeddings: Tensor) -> Tensor:
         """Append tokens float[B, N, D], each of which sees all before it, and return their hidden states."""

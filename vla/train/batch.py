@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FILL = {name: -100 for name in ("question_labels", "worse_labels")} | {"named_at": -1, "named_box": float("nan")}
+FILL |= {name: -1 for name in ("caption_facts", "frame_facts")}
 FILL |= {name: False for name in ("text_mask", "question_mask", "worse_mask", "caption_mask")}  # padding elsewhere
 
 
@@ -40,6 +41,8 @@ class Batch:
     worse_actions: Tensor | None = None  # float[B, T, A], chunks of failed rollouts, where these are to be avoided
     caption_ids: Tensor | None = None  # int[B, L], some of what is true of the frame; where a dual encoder is taught
     caption_mask: Tensor | None = None  # bool[B, L], no word where nothing is known
+    caption_facts: Tensor | None = None  # int[B, F], the facts that it tells, -1 for none; see captions.py
+    frame_facts: Tensor | None = None  # int[B, G], all that are known of the frame
     shot_ids: Tensor | None = None  # int[B, S, Q], few-shot sequences; their frames are images `of_shots` of a camera
     shot_asked: Tensor | None = None  # bool[B, S, Q], the words of the questions
     shot_labels: Tensor | None = None  # int[B, S, Q], -100 where nothing is taught

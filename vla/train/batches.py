@@ -24,13 +24,13 @@ from vla.model.processor import Processor, pad
 from vla.model.prompts import ALL_FINISHED, IS_THERE, JOINS, NOT_VISIBLE, plan_prompt, point_prompt
 from vla.model.vocabulary import LOCATIONS, read_box
 from vla.train.batch import Batch, held
+from vla.train.captions import drawn
 
 WORDY_SHARE = 0.15  # of the batches that are not `whole`
 PLAN_SHARE = 0.7  # of the questions in `wordy` batches, captions for the rest
 MADE_UP_SHARE = 0.7  # of the plans: joined from instructions of single steps, so that none is learnt by heart
 MOST_STEPS = 5  # of such an instruction
 ABSENT_SHARE = 0.35  # of the questions that point: at something that is not there
-FEWEST_FACTS = 3  # of a caption for the dual encoder; fewer are true of many frames
 ELSEWHERE = 50  # frames in which an answer that is not true of this one is looked for
 FAILED_SHARE = 0.15  # of the plans: the step that is due was tried in vain, and is to be tried again
 TYPES = {"short": {"point": 0.4, "yesno": 0.4, "where": 0.1, "which": 0.1}, "wordy": {"caption": 1.0}}
@@ -235,14 +235,12 @@ class Batches:
         named_ids, named_at, named_box = self._named(index, rng)
         others = [self._untrue(i, question, rng) for i, question in zip(index, questions, strict=True)]
         worse = self._pack(others) if self.worse else (None, None, None)
-        captions = [self._caption(i, rng) for i in index] if self.captions else []
-        caption_ids, caption_mask = pad(captions, self.processor.pad_id) if captions else (None, None)
+        captions = drawn([labels.vqa[i] for i in index], self.processor, rng) if self.captions else {}
         number, count = self.share
         mine = np.array_split(index, count)[number]
         batch = Batch(
             kind=kind,
-            caption_ids=caption_ids,
-            caption_mask=caption_mask,
+            **captions,
             worse_ids=worse[0],
             worse_mask=worse[1],
             worse_labels=worse[2],
@@ -327,15 +325,6 @@ class Batches:
             if others := [answer for answer in possible if answer != right]:
                 return question | {"answer": others[rng.integers(len(others))]}
         return None
-
-    def _caption(self, index: int, rng: np.random.Generator) -> list[int]:
-        """Say some of what a caption says, in any order; no words where there is no caption."""
-        items = [item["answer"] for item in json.loads(self.labels.vqa[index]) if item["type"] == "caption"]
-        if not items:
-            return []
-        facts = items[0].split(", ")
-        count = int(rng.integers(min(FEWEST_FACTS, len(facts)), len(facts) + 1))
-        return self.tokenize(", ".join(facts[i] for i in rng.permutation(len(facts))[:count]))
 
     def _plan(self, index: int, rng: np.random.Generator) -> dict[str, str]:
         """Ask what is next, before or after the present subtask was declared finished."""

@@ -11,6 +11,7 @@ from vla.model.losses import completion_loss, grounding_loss, word_loss
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.train.batch import Batch
+from vla.train.captions import true_of
 from vla.train.preference import chunk_margin, chunk_preference_loss, preference_loss
 from vla.train.shots import shot_losses
 
@@ -85,8 +86,10 @@ def losses(
     }
     if network.dual is not None and batch.caption_ids is not None and batch.caption_mask is not None:
         known = batch.caption_mask.any(dim=1)
+        assert batch.caption_facts is not None and batch.frame_facts is not None
         texts = network.meaning(batch.caption_ids[known], batch.caption_mask[known])
-        found["contrast"] = network.dual.loss(network.dual.images(outputs.visual[known]), texts)
+        true = true_of(batch.caption_facts[known], batch.frame_facts[known])
+        found["contrast"] = network.dual.loss(network.dual.images(outputs.visual[known]), texts, true)
     if batch.shot_ids is not None:
         found |= shot_losses(network, processor, images, batch, location_sigma)
     if reference is not None and batch.worse_actions is not None:

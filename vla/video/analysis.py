@@ -1,7 +1,8 @@
 """One item from first frame to outcome: decode once, check, find events, choose keyframes, cut, name, judge, answer."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,6 +29,23 @@ UNREAD = Outcome(UNKNOWN, "nothing can be seen")
 Similar = Callable[[str, Sequence[str]], np.ndarray]  # a question and texts -> how close each is, 0..1
 
 
+class FrameEncoder(Protocol):
+    """Turns frames and sentences into vectors of length 1, near each other where one is true of the other."""
+
+    @property
+    def identity(self) -> str:
+        """Vectors of another identity are not comparable."""
+        ...
+
+    def frames(self, tracks: Mapping[str, Track], times_s: Sequence[float]) -> np.ndarray:
+        """Return float32[N, E] of the frames at these times, float32[0, E] where a camera is missing."""
+        ...
+
+    def sentence(self, text: str) -> np.ndarray | None:
+        """Return float32[E], None for words that mean nothing to it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Analysis:
     """Everything that is known about an item; without any track nothing could be read, and the flags say why."""
@@ -42,6 +60,7 @@ class Analysis:
     answers: tuple[Answer, ...] = ()
     texts: tuple[Text, ...] = ()
     routing: Routing = field(default_factory=Routing)
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # [keyframes, E], if encoded
 
     @property
     def duration_s(self) -> float:
@@ -61,6 +80,7 @@ def analyse(
     reader: Reader | None = None,
     veil: Veil | None = None,
     detector: Detector | None = None,
+    encoder: FrameEncoder | None = None,
     progress: Callable[[str, float], None] = lambda camera, time_s: None,
 ) -> Analysis:
     """Analyse one item; a camera that cannot be read is flagged, and the others serve.
@@ -68,7 +88,8 @@ def analyse(
     cameras: which to use, by default all; ValueError where an item has none of them. questions: to be answered, from
     frames chosen by `similar`, or by common words where it is None. reader: reads the text in the keyframes. veil:
     hides places in whatever `words` are shown; text that it hides is not told either. `progress` hears the camera and
-    the time of its latest frame [s]. detector: names things, in place of their colours.
+    the time of its latest frame [s]. detector: names things, in place of their colours. encoder:
+    makes vectors of the keyframes.
     """
     wanted = {name: clip for name, clip in item.clips.items() if not cameras or name in cameras}
     if not wanted:
@@ -97,9 +118,11 @@ def analyse(
     story = replace(story, segments=merged(named))
     story = replace(story, outcome=as_recorded(words.judge(story), item.succeeded))
     answers = tuple(words.answer(story, question, frames_for(question, story, similar)) for question in questions)
-    routing = Routing.of([*named, story.outcome, *answers])
-    segments = list(story.segments)
-    return Analysis(item, tracks, events, keyframes, segments, checked, story.outcome, answers, tuple(texts), routing)
+    found: dict[str, Any] = {"outcome": story.outcome, "answers": answers, "texts": tuple(texts)}
+    found["routing"] = Routing.of([*named, story.outcome, *answers])
+    if encoder is not None:
+        found["vectors"] = encoder.frames(story.tracks, [keyframe.time_s for keyframe in keyframes])
+    return Analysis(item, tracks, events, keyframes, list(story.segments), checked, **found)
 
 
 def frames_for(question: str, story: Story, similar: Similar | None = None, frames: int = ASKED) -> list[float]:

@@ -18,7 +18,7 @@ from vla.data.annotate import annotate
 from vla.data.dataset import EpisodeDataset
 from vla.result import write_result
 from vla.video import overview, report, timeline
-from vla.video.analysis import analyse
+from vla.video.analysis import FrameEncoder, analyse
 from vla.video.chat_words import ChatWords
 from vla.video.child import Decoder
 from vla.video.decode import ClipError, Limits, VideoClip
@@ -70,6 +70,7 @@ def main(config: DictConfig) -> None:
         reader=reader if plain["text"] else None,
         veil=veil,
         detector=detector,
+        encoder=instantiate(config.frames) if plain["frames"]["checkpoint"] else None,
         blur_written=plain["blur_written"],
         fresh=plain["fresh"],
     )
@@ -125,6 +126,7 @@ def analyze(
     reader: Reader | None = None,
     veil: Veil | None = None,
     detector: Detector | None = None,
+    encoder: FrameEncoder | None = None,
     blur_written: bool = True,
     fresh: bool = False,
 ) -> dict[str, Any]:
@@ -133,6 +135,7 @@ def analyze(
     Items whose fingerprint is already there are taken as they are, unless `fresh`. An item that cannot be read is
     reported as such; ClipError if none can. reader: reads text in keyframes. veil: hides places in all pictures that
     `words` are shown and, with `blur_written`, in those that are written. detector: names things, in place of colours.
+    encoder: makes keyframes vectors, by which search finds what they show.
     """
     items = _chosen(find(path, images_fps), path, episodes)
     settings = {"budget": budget, "cameras": list(cameras), "limits": asdict(limits), "words": words.identity}
@@ -143,6 +146,7 @@ def analyze(
         "blur_written": blur_written,
     }
     settings |= {"detector": detector.identity if detector else "colours"}
+    settings |= {"encoder": encoder.identity} if encoder else {}
     similar = None if embedder is None else partial(closeness, embedder)
     rows: list[dict[str, Any]] = []
     with Decoder(limits) as decoder, tqdm(items, unit="item", desc="analyze") as bar:
@@ -164,11 +168,12 @@ def analyze(
                     reader=reader,
                     veil=veil,
                     detector=detector,
+                    encoder=encoder,
                 )
                 if blur_written:
                     analysis = replace(analysis, tracks=veiled(analysis.tracks, veil))
                 record = timeline.document(analysis, fingerprint=key, settings=settings)
-                timeline.write(out / folder, record, analysis.tracks)
+                timeline.write(out / folder, record, analysis)
                 if analysis.tracks:
                     (out / folder / "report.html").write_text(report.render(record, analysis), encoding="utf-8")
                 for track in analysis.tracks.values():
@@ -176,7 +181,7 @@ def analyze(
             rows.append({"folder": folder.as_posix(), "record": record, "made": made})
     if not any(row["record"]["keyframes"] for row in rows):
         raise ClipError(rows[0]["record"]["qa"][0]["words"])
-    index = build(out, [(row["folder"], row["record"]) for row in rows], embedder)
+    index = build(out, [(row["folder"], row["record"]) for row in rows], embedder, encoder)
     return _finish(path, out, items, rows) | {"index": index}
 
 

@@ -1,6 +1,7 @@
 """The search index of an analysed folder: segments, flags, failures and texts, as vectors too if there is a model.
 
-`index.sqlite` holds `moments` (one row each), `words` (FTS5 over them) and `about` (schema, the embedding model).
+Keyframes are found by what they show, if a dual encoder has made vectors of them. `index.sqlite` holds `moments` (one
+row each), `words` (FTS5 over them, keyframes apart) and `about` (schema, the embedding model, the dual encoder).
 """
 
 import re
@@ -14,17 +15,19 @@ from urllib.parse import quote
 
 import numpy as np
 
+from vla.video import timeline
+from vla.video.analysis import FrameEncoder
 from vla.video.outcome import FAILURE, MODES
 
-NAME, SCHEMA = "index.sqlite", "vla.index/1"
+NAME, SCHEMA = "index.sqlite", "vla.index/2"
 RRF = 60  # reciprocal rank fusion, Cormack et al. 2009: a rank counts 1 / (RRF + rank)
 DEEP = 200  # moments of each ranking that are fused
 APART_S = 1.0  # hits of one item begin at least this far apart
-_WEIGHTS = "6.0, 1.0, 2.0"  # of label, task and reasons in BM25
+_TOLD, _WEIGHTS = "label, task, why", "6.0, 1.0, 2.0"  # what is searched by words, and its weights in BM25
 _TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE moments (id INTEGER PRIMARY KEY, item TEXT, folder TEXT, kind TEXT, start_s REAL, stop_s REAL,
-  label TEXT, task TEXT, why TEXT, picture TEXT, vector BLOB);
+  label TEXT, task TEXT, why TEXT, picture TEXT, vector BLOB, look BLOB);
 CREATE VIRTUAL TABLE words USING fts5(label, task, why, content='moments', content_rowid='id',
   tokenize='porter unicode61');
 """
@@ -49,32 +52,41 @@ class Hit:
 
     item: str
     folder: str  # of the item, beside the index
-    kind: str  # "segment", "flag", "text" or "failure"
+    kind: str  # "segment", "flag", "text", "failure" or "frame"
     start_s: float
     stop_s: float
     label: str
     why: str
     picture: str  # of the nearest keyframe, inside `folder`; "" if there is none
     score: float  # only comparable within one search
-    ranks: dict[str, int]  # "text" and "meaning", 1 is best, where it was found by it
+    ranks: dict[str, int]  # "text", "meaning" and "sight", 1 is best, where it was found by it
 
 
-def build(out: Path, records: Iterable[tuple[str, Mapping[str, Any]]], embedder: Embedder | None) -> Path:
+def build(
+    out: Path,
+    records: Sequence[tuple[str, Mapping[str, Any]]],
+    embedder: Embedder | None,
+    encoder: FrameEncoder | None = None,
+) -> Path:
     """Write the index of (folder of the item, its record) into `out` and return its path.
 
-    Vectors of an older index there are taken where text and model are the same.
+    Vectors of an older index there are taken where text and model are the same. encoder: made those of the keyframes,
+    which lie beside the records.
     """
     path, partial = out / NAME, out / f".{NAME}.partial"
     rows = [row for folder, record in records for row in _moments(folder, record)]
     vectors = _vectors(path, [_text(row) for row in rows], embedder)
+    frames = [row for folder, record in records for row in _frames(out, folder, record)] if encoder else []
     partial.unlink(missing_ok=True)
     with closing(sqlite3.connect(partial)) as base:
         base.executescript(_TABLES)
         base.execute("INSERT INTO about VALUES ('schema', ?)", (SCHEMA,))
         base.execute("INSERT INTO about VALUES ('embedder', ?)", (embedder.identity if embedder else "",))
-        for number, (row, vector) in enumerate(zip(rows, vectors, strict=True), start=1):
-            base.execute(f"INSERT INTO moments VALUES ({','.join('?' * 11)})", (number, *row.values(), vector))
-        base.execute("INSERT INTO words(words) VALUES ('rebuild')")
+        base.execute("INSERT INTO about VALUES ('encoder', ?)", (encoder.identity if encoder else "",))
+        told = [(*row.values(), vector, None) for row, vector in zip(rows, vectors, strict=True)]
+        insert = f"INSERT INTO moments VALUES (NULL, {','.join('?' * 11)})"
+        base.executemany(insert, told + [(*row.values(), None, look) for row, look in frames])
+        base.execute(f"INSERT INTO words(rowid, {_TOLD}) SELECT id, {_TOLD} FROM moments WHERE look IS NULL")
         base.commit()
     partial.replace(path)
     return path
@@ -100,17 +112,33 @@ def _moments(folder: str, record: Mapping[str, Any]) -> Iterable[dict[str, Any]]
     for kind, part, label, why in found:
         start_s, stop_s = part["start_s"], part["stop_s"]
         nearest = min(record["keyframes"], key=lambda k, t=(start_s + stop_s) / 2: abs(k["time_s"] - t), default=None)
-        yield {
-            "item": source["name"],
-            "folder": folder,
-            "kind": kind,
-            "start_s": start_s,
-            "stop_s": stop_s,
-            "label": label,
-            "task": source["task"],
-            "why": why,
-            "picture": nearest["picture"] if nearest else "",
-        }
+        yield _row(source, folder, kind, (start_s, stop_s), label, why, nearest["picture"] if nearest else "")
+
+
+def _frames(out: Path, folder: str, record: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], bytes]]:
+    """Yield an item's keyframes, labelled as the segments that they lie in, with their vectors."""
+    vectors = timeline.vectors(out / folder, record)
+    for keyframe, vector in zip(record["keyframes"], () if vectors is None else vectors, strict=vectors is not None):
+        time_s = keyframe["time_s"]
+        label = next((part["label"] for part in record["segments"] if time_s < part["stop_s"]), "")
+        span, why = (time_s, time_s), "; ".join(keyframe["why"])
+        yield _row(record["source"], folder, "frame", span, label, why, keyframe["picture"]), vector.tobytes()
+
+
+def _row(
+    source: Mapping[str, Any], folder: str, kind: str, span: tuple[float, float], label: str, why: str, picture: str
+) -> dict[str, Any]:
+    return {
+        "item": source["name"],
+        "folder": folder,
+        "kind": kind,
+        "start_s": span[0],
+        "stop_s": span[1],
+        "label": label,
+        "task": source["task"],
+        "why": why,
+        "picture": picture,
+    }
 
 
 def _text(row: Mapping[str, Any]) -> str:
@@ -124,15 +152,18 @@ def _vectors(path: Path, texts: Sequence[str], embedder: Embedder | None) -> lis
     if path.exists():
         with closing(_opened(path)) as base:
             if _about(base).get("embedder") == embedder.identity:
-                known = {_text(row): row["vector"] for row in base.execute("SELECT * FROM moments")}
+                told = base.execute("SELECT * FROM moments WHERE vector IS NOT NULL")
+                known = {_text(row): row["vector"] for row in told}
     fresh = list(dict.fromkeys(text for text in texts if text not in known))
     if fresh:
         known |= {text: vector.tobytes() for text, vector in zip(fresh, embedder.embed(fresh), strict=True)}
     return [known[text] for text in texts]
 
 
-def search(out: Path, query: str, top: int, embedder: Embedder | None = None) -> list[Hit]:
-    """Return at most `top` moments, best first: ranked by BM25 and by vectors where there are any, fused.
+def search(
+    out: Path, query: str, top: int, embedder: Embedder | None = None, encoder: FrameEncoder | None = None
+) -> list[Hit]:
+    """Return at most `top` moments, best first: ranked by BM25, and by vectors of texts and of frames, fused.
 
     ValueError where `out` has no index, the query has no word, or the vectors are of another model.
     """
@@ -147,7 +178,12 @@ def search(out: Path, query: str, top: int, embedder: Embedder | None = None) ->
             raise ValueError(f"{out / NAME} has schema {about.get('schema')!r}, {SCHEMA} is read: analyze again")
         rankings = {"text": _by_text(base, terms)}
         if embedder is not None:
-            rankings["meaning"] = _by_meaning(base, about["embedder"], query, embedder)
+            _compare("embedding model", about["embedder"], embedder.identity)
+            rankings["meaning"] = _nearest(base, "vector", embedder.embed([query])[0])
+        if encoder is not None:
+            _compare("dual encoder", about["encoder"], encoder.identity)
+            asked = encoder.sentence(query)
+            rankings["sight"] = [] if asked is None else _nearest(base, "look", asked)
         return _fused(base, rankings, top)
 
 
@@ -168,18 +204,21 @@ def closeness(embedder: Embedder, question: str, texts: Sequence[str]) -> np.nda
     return np.clip(np.stack(table) @ asked, 0.0, 1.0)
 
 
-def _by_meaning(base: sqlite3.Connection, indexed: str, query: str, embedder: Embedder) -> list[int]:
-    if indexed != embedder.identity:
+def _compare(what: str, indexed: str, asked: str) -> None:
+    if indexed != asked:
         raise ValueError(
-            f"the index was made with the embedding model {indexed or 'none'!r}, the query would be with "
-            f"{embedder.identity!r}: search with the same one, or analyze again with this one"
+            f"the index was made with the {what} {indexed or 'none'!r}, the query would be with {asked!r}: search with "
+            "the same one, or analyze again with this one"
         )
-    rows = base.execute("SELECT id, vector FROM moments").fetchall()
+
+
+def _nearest(base: sqlite3.Connection, column: str, vector: np.ndarray) -> list[int]:
+    """Rank the moments that have a vector by how near it is."""
+    rows = base.execute(f"SELECT id, {column} FROM moments WHERE {column} IS NOT NULL").fetchall()
     if not rows:
         return []
-    table = np.stack([np.frombuffer(row["vector"], np.float32) for row in rows])
-    near = table @ embedder.embed([query])[0]
-    return [rows[k]["id"] for k in np.argsort(-near, kind="stable")[:DEEP]]
+    table = np.stack([np.frombuffer(row[column], np.float32) for row in rows])
+    return [rows[k]["id"] for k in np.argsort(-(table @ vector), kind="stable")[:DEEP]]
 
 
 def _fused(base: sqlite3.Connection, rankings: Mapping[str, list[int]], top: int) -> list[Hit]:

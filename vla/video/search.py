@@ -6,6 +6,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from vla.result import write_result
@@ -22,9 +23,13 @@ def main(config: DictConfig) -> None:
         raise ValueError("give index= the folder that vla analyze wrote, and query= some words")
     index = Path(plain["index"])
     embedder = EndpointEmbedder(**plain["embeddings"]) if plain["embeddings"]["url"] else None
-    hits = search(index, str(plain["query"]), plain["top"], embedder)
+    encoder = instantiate(config.frames) if plain["frames"]["checkpoint"] else None
+    query = str(plain["query"])
+    if encoder is not None and encoder.sentence(query) is None:
+        print(f"frames are not searched: {plain['frames']['checkpoint']} was never taught all words of {query!r}")
+    hits = search(index, query, plain["top"], embedder, encoder)
     listed = [asdict(hit) | {"report": index / hit.folder / "report.html"} for hit in hits]
-    path = write_result(out, query=plain["query"], seed=plain["seed"], hits=listed)
+    path = write_result(out, query=query, seed=plain["seed"], hits=listed)
     for hit in hits:
         print(f"{hit.start_s:8.2f} s to {hit.stop_s:.2f} s  {hit.item}: {hit.label} ({hit.why[:80]})")
     print(f"{len(hits)} moments, {path}")

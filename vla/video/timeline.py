@@ -27,6 +27,8 @@ timeline.json, schema "vla.timeline/1"; times in seconds since the item's first 
     lags         {camera: seconds by which its pictures are later than the state, agreement (correlation), gain over
                  no lag, shifts_s and correlations of all lags that were tried}
 
+Beside it, where a dual encoder was given, vectors.npy: float32[keyframes, E] of length 1.
+
 Later versions of schema 1 only add keys. Nothing in it depends on when, where or how fast it was made.
 """
 
@@ -49,7 +51,7 @@ from vla.video.quality import Checked
 from vla.video.track import Track
 
 SCHEMA = "vla.timeline/1"
-PICTURES = "keyframes"  # folder beside timeline.json
+PICTURES, VECTORS = "keyframes", "vectors.npy"  # folder and file beside timeline.json
 DIGITS = 6  # of every number
 
 
@@ -87,8 +89,8 @@ def document(analysis: Analysis, *, fingerprint: str, settings: Mapping[str, Any
     )
 
 
-def write(folder: Path, record: Mapping[str, Any], tracks: Mapping[str, Track]) -> Path:
-    """Write pictures, tables and timeline.json, in this order, into `folder`; return the path of timeline.json.
+def write(folder: Path, record: Mapping[str, Any], analysis: Analysis) -> Path:
+    """Write pictures, tables, vectors and timeline.json, in this order, into `folder`; return the last one's path.
 
     timeline.json comes last and at once, so that a folder that has it is complete.
     """
@@ -96,11 +98,14 @@ def write(folder: Path, record: Mapping[str, Any], tracks: Mapping[str, Track]) 
     for old in (folder / PICTURES).glob("*.jpg"):
         old.unlink()
     for keyframe in record["keyframes"]:
-        lead = next(iter(tracks.values()))
+        lead = next(iter(analysis.tracks.values()))
         (folder / keyframe["picture"]).write_bytes(lead.thumbnail(lead.nearest_sample(keyframe["time_s"])))
     for name in ("keyframes", "segments", "qa"):
         _write_table(folder / f"{name}.csv", record[name])
-    _write_table(folder / "things.csv", _places(tracks))
+    _write_table(folder / "things.csv", _places(analysis.tracks))
+    (folder / VECTORS).unlink(missing_ok=True)
+    if len(analysis.vectors):
+        np.save(folder / VECTORS, analysis.vectors)
     path = folder / "timeline.json"
     partial = folder / ".timeline.partial"
     partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -120,6 +125,12 @@ def read(folder: Path) -> dict[str, Any] | None:
         and {"outcome", "answers", "texts", "routing"} <= record.keys()
     )
     return record if whole else None
+
+
+def vectors(folder: Path, record: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the vectors of a record's keyframes, None where there are none."""
+    table = np.load(folder / VECTORS, allow_pickle=False) if (folder / VECTORS).exists() else ()
+    return table if len(table) == len(record["keyframes"]) > 0 else None
 
 
 def checked(record: Mapping[str, Any]) -> Checked:
