@@ -59,8 +59,9 @@ def test_five_tiles_of_llava_next_make_2880_tokens():
 @given(st.integers(50, 2000), st.integers(50, 2000), st.integers(3, 5))
 def test_tiles_are_those_of_llava_next_and_never_more_than_the_budget(height, width, affordable):
     chosen = choose_tiling((height, width), tile=336, tile_tokens=576, max_tokens=576 * affordable)
-    assert chosen.count <= affordable and (chosen.rows, chosen.columns) in GRIDS
-    if affordable == 5:
+    small = max(height, width) <= 336  # has nothing that a tile would show better than the whole frame
+    assert chosen.count <= affordable and (chosen.rows, chosen.columns) in ([(0, 0)] if small else GRIDS)
+    if affordable == 5 and not small:
         pinpoints = [[rows * 336, columns * 336] for rows, columns in GRIDS]
         assert chosen.count == image_size_to_num_patches((height, width), pinpoints, 336)
 
@@ -68,6 +69,14 @@ def test_tiles_are_those_of_llava_next_and_never_more_than_the_budget(height, wi
 def test_a_budget_without_room_for_tiles_says_what_is_needed():
     with pytest.raises(ValueError, match="need 1728"):
         choose_tiling((672, 672), tile=336, tile_tokens=576, max_tokens=1000)
+
+
+def test_a_frame_as_large_as_a_tile_is_seen_once():
+    tiling = dict(tile=28, max_tokens=12)
+    tower = VisionTower(clip(28, 14), {"front": (28, 56), "wrist": (28, 28)}, WIDTH, tiling=tiling)
+    frames = {name: torch.zeros(1, *size, 3, dtype=torch.uint8) for name, size in tower.cameras.items()}
+    with torch.no_grad():
+        assert tower.tokens == {"front": 12, "wrist": 4} and tower(frames).shape == (1, 16, WIDTH)
 
 
 def test_tiles_show_their_part_and_the_first_one_everything():

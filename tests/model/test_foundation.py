@@ -1,6 +1,7 @@
 """What stands on pretrained weights: adapters beside them, new words behind theirs, a checkpoint that names them."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def folders(tmp_path_factory):
     }
 
 
-def built(folders, language="language"):
+def built(folders, language="language", vision=None):
     """Return a policy on pretrained parts, and how it was built."""
     tokenizer = pretrained_tokenizer(str(folders[language]))
     plain = tiny_processor()
@@ -40,7 +41,7 @@ def built(folders, language="language"):
     cameras = {name: (28, 28) for name in CAMERAS}
     processor = Processor(plain.embodiment, cameras, plain.codec, tokenizer, 32, taught=taught)
     config = tiny_config(tokenizer) | {
-        "vision": {"pretrained": str(folders["vision"]), "patches_only": True, **COLOURS},
+        "vision": vision or {"pretrained": str(folders["vision"]), "patches_only": True, **COLOURS},
         "language": {"pretrained": str(folders[language]), "num_hidden_layers": 1},
         "cameras": {name: list(size) for name, size in cameras.items()},
         "connector": {"name": "pixel_shuffle", "factor": 2},
@@ -136,6 +137,22 @@ def test_what_is_trained_in_full_needs_no_download(folders, tmp_path, monkeypatc
     assert chunk(checkpoint.load(tmp_path / "full")) == pytest.approx(chunk(policy), abs=1e-5)
 
 
+@pytest.mark.parametrize("lora", [None, LORA], ids=["in full", "adapters"])
+def test_a_fused_encoder_stands_on_the_weights_of_its_parts(folders, lora, tmp_path):
+    """One part is pretrained, one is not: the checkpoint names or holds the first, and holds the second."""
+    scratch = dict(model_type="vit", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    parts = [{"pretrained": str(folders["vision"]), **COLOURS}, {**scratch, "image_size": 28, "patch_size": 7}]
+    policy, config = built(folders, vision={"parts": parts})
+    own = Foundation.of(policy.network, config)
+    assert any(name.startswith("vision.encoder.encoders.0.") for name in own.names)
+    assert not any(name.startswith("vision.encoder.encoders.1.") for name in own.names)
+    build, weights, base = trained(policy, config, lora=lora)
+    checkpoint.save(tmp_path / "fused", build, weights, policy.processor, {}, base=base)
+    named = str(folders["vision"]) in (tmp_path / "fused" / "config.json").read_text()
+    assert named == (lora is not None) == (base is not None)
+    assert chunk(checkpoint.load(tmp_path / "fused")) == pytest.approx(chunk(policy), abs=1e-4)
+
+
 def test_known_words_stay_and_new_ones_learn_where_the_language_model_is_frozen(folders):
     policy, config = built(folders)
     network, words = policy.network, policy.network.known_words
@@ -179,12 +196,19 @@ def test_locations_that_a_tokenizer_has_already_are_used(tmp_path):
     assert network.location_ids == slice(first, last + 1)
 
 
-def test_colours_are_normalised_as_the_encoder_was_trained(folders):
+def test_colours_are_normalised_as_the_encoder_was_trained(folders, tmp_path):
     encoder = AutoModel.from_pretrained(folders["vision"]).eval()
     ours = build_encoder(pretrained=str(folders["vision"]), **COLOURS).eval()
     image = torch.rand(2, 3, 28, 28)
     mean, std = (torch.tensor(COLOURS[name]).view(3, 1, 1) for name in ("mean", "std"))
     expected = encoder(pixel_values=(image - mean) / std).last_hidden_state
     torch.testing.assert_close(ours(pixel_values=image * 2 - 1).last_hidden_state, expected)
+    said = tmp_path / "says so"
+    shutil.copytree(folders["vision"], said)
+    settings = {"do_normalize": True, "image_mean": COLOURS["mean"], "image_std": COLOURS["std"]}
+    (said / "preprocessor_config.json").write_text(json.dumps(settings))
+    known = build_encoder(pretrained=str(said)).eval()
+    torch.testing.assert_close(known(pixel_values=image * 2 - 1).last_hidden_state, expected)
+    assert known.colours == ours.colours == COLOURS and build_encoder(pretrained=str(folders["vision"])).colours == {}
     with pytest.raises(ValueError, match="mean and std together"):
         build_encoder(pretrained=str(folders["vision"]), mean=[0.5, 0.5, 0.5])

@@ -22,7 +22,7 @@ HORIZON, DIM, LESSONS = 4, 3, 150
 SMALL = {  # settings with which a head of a tiny network learns in seconds
     "l1": dict(hidden=32),
     "flow": dict(expert=dict(n_inner=32)),
-    "diffusion": dict(hidden=64, blocks=2),
+    "diffusion": dict(hidden=64, blocks=2, says="chunk"),
     "fast": dict(vocabulary=160),
 }
 ERROR = {  # in -1..1, largest of all values, after a few hundred steps on one small batch
@@ -327,7 +327,7 @@ def test_given_steps_are_at_time_zero_and_the_prefix_is_read_but_never_grows():
     assert torch.equal(values[0, :2], batch["given_actions"][0, :2])
 
 
-def test_chunks_are_as_large_as_the_noise_in_every_step_and_joint():
+def test_chunks_are_as_large_as_the_told_every_step_and_joint():
     chunks = smooth_chunks(200) * torch.tensor([0.01, 0.1, 1.0])
     chunks[..., 0] += 0.3
     fitted = fit_head(chunks, "flow")
@@ -361,7 +361,7 @@ def test_denoising_ends_at_the_chunk_when_the_noise_is_known():
         share = kept[step][:, None, None]
         return (noisy - share.sqrt() * targets) / (1 - share).sqrt()
 
-    network.head.noise_in = known
+    network.head.told = known
     torch.testing.assert_close(network.act(**batch_of(2)).values, targets, atol=1e-4, rtol=1e-4)
 
 

@@ -102,6 +102,24 @@ def test_untrue_answers_are_of_the_kind_of_the_true_one(demonstrations):
     assert {"yesno", "point", "caption"} <= kinds
 
 
+def test_stages_follow_each_other_by_their_recipes_alone(demonstrations, tmp_path):
+    """The linear connector of the second stage is there in the third, whose recipe does not name it."""
+    small = ["steps=2", "save_every=2", "warmup_steps=1"]
+    run(demonstrations, tmp_path / "two", "recipe=stages/instruction", *small, "lora=null", "init=null")
+    two = tmp_path / "two/checkpoints/last"
+    run(demonstrations, tmp_path / "three", "recipe=stages/preference", *small, "learning_rate=0.0", f"init={two}")
+    before, after = (checkpoint.load(path).network.state_dict() for path in (two, tmp_path / "three/checkpoints/last"))
+    connector = [name for name in before if name.startswith("vision.connector.")]
+    assert connector and before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-2) for name in connector)
+    with pytest.raises(ValueError, match=r"model\.connector=.*'mlp'.* has {'name': 'linear'}; leave it out"):
+        asked = ["++model.connector={name: mlp}", f"init={two}"]
+        run(demonstrations, tmp_path / "other", "recipe=stages/preference", *small, *asked)
+    with pytest.raises(ValueError, match=r"preference=true: .* tensors of the model have no equal in init="):
+        asked = ["model.language.n_layer=5", f"init={two}"]
+        run(demonstrations, tmp_path / "deeper", "recipe=stages/preference", *small, *asked)
+
+
 def test_the_stage_runs_from_a_checkpoint(demonstrations, tmp_path):
     small = ["steps=3", "save_every=2", "warmup_steps=1", "learning_rate=1e-5"]
     with pytest.raises(ValueError, match="preference=true: give init="):

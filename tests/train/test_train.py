@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import multiprocessing
+import shutil
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 from tests.model.tiny import tiny_config, tiny_policy
 from tests.train.conftest import SMALL, given, run
 from vla import cli
+from vla.data.dataset import EpisodeDataset
 from vla.model import checkpoint
 from vla.model.network import Network
 from vla.model.vocabulary import build_tokenizer
@@ -71,6 +73,17 @@ def test_other_settings_do_not_continue_a_run(trained, demonstrations):
     out, _ = trained
     with pytest.raises(ValueError, match="steps: 12 before, 13 now"):
         run(demonstrations, out, *TWO_CORES, "steps=13")
+
+
+def test_other_data_do_not_continue_a_run(trained, demonstrations, tmp_path):
+    """Action ranges were fitted to the first ones; the same data may lie elsewhere."""
+    for folder, copied in ((trained[0], "run"), (demonstrations.root, "moved")):
+        shutil.copytree(folder, tmp_path / copied)
+    run(EpisodeDataset(tmp_path / "moved"), tmp_path / "run", *TWO_CORES)
+    info = tmp_path / "moved/meta/info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"more": "words"}))
+    with pytest.raises(ValueError, match=r"run holds a run on other data than .*moved.*: give the same"):
+        run(EpisodeDataset(tmp_path / "moved"), tmp_path / "run", *TWO_CORES)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_named(demonstrations, tmp_path):

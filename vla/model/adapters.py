@@ -158,11 +158,11 @@ def fill(network: Network, tensors: dict[str, Tensor], base: Collection[str]) ->
     if wrong := [name for name, place in places.items() if not _fits(tensors, name, state[place].shape, new)]:
         listed = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in sorted(wrong)[:5])
         raise ValueError(f"adapters do not fit: {listed} is not of the size that config.json asks for")
-    for name, place in places.items():
-        tensor, target = tensors[name].float(), state[place]
+    for name in sorted(places, key=lambda name: name.endswith(f".{LORA_A}")):  # adapters change what has been filled in
+        tensor, target = tensors[name].float(), state[places[name]]
         if name.endswith(f".{LORA_A}"):
             change = tensors[_other_half(name)].float().flatten(1) @ tensor.flatten(1)
-            layer = network.get_submodule(place.removesuffix(".weight"))
+            layer = network.get_submodule(places[name].removesuffix(".weight"))
             target += (change.T if type(layer).__name__ == "Conv1D" else change).reshape(target.shape)
         elif name.endswith(f".{ADDED}"):
             target[-len(tensor) :] = tensor

@@ -146,6 +146,16 @@ def load(folder: Path | str = DEFAULT, device: str = "cpu") -> VLAPolicy:
     return VLAPolicy(network.to(device).requires_grad_(False), processor)
 
 
+def configuration(folder: Path | str) -> dict[str, Any]:
+    """Return the arguments of a checkpoint's `Network`, of one by name as `load` has it."""
+    return _read(_found(folder, FILES), "config.json")["network"]
+
+
+def precision_of(folder: Path | str) -> str | None:
+    """Return what a checkpoint was exported to, None where it is as it was trained."""
+    return _read(_found(folder, FILES), "config.json").get("precision")
+
+
 def _found(name: Path | str, files: Sequence[str]) -> Path:
     """Return the folder of a checkpoint, given by its path or by the name under which it ships; it has these files."""
     shipped = DEFAULT.parent / name

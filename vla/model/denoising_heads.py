@@ -20,7 +20,45 @@ from vla.model.head import Context, ReadoutHead, ResidualMlp, is_given, mean_whe
 LEAST_SPREAD = 0.01  # of a step and joint, in normalised units: what never moves is not blown up
 
 
-class Flow(ReadoutHead):
+class DenoisingHead(ReadoutHead):
+    """A readout head whose chunks are brought to the size of the noise, beside which small motions are hardly seen."""
+
+    middle: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        action_horizon: int,
+        action_dim: int,
+        draws: int,
+        middle: Sequence[Sequence[float]] | None,
+        spread: Sequence[Sequence[float]] | None,
+    ) -> None:
+        """Prepare.
+
+        draws: of noise and time for each chunk in training, since the way to it is longer to learn than to look
+        (CogACT, arXiv:2411.19650, takes 8); middle, spread: mean and standard deviation of each step and joint of the
+        data, [T][A], None for 0 and 1.
+        """
+        super().__init__(width, action_horizon, action_dim)
+        self.draws = draws
+        for name, values, usual in (("middle", middle, 0.0), ("spread", spread, 1.0)):
+            filled = torch.full((action_horizon, action_dim), usual) if values is None else torch.tensor(values)
+            self.register_buffer(name, filled, persistent=False)  # the configuration keeps them
+
+    @classmethod
+    def fit(cls, values: Tensor, **settings: Any) -> dict[str, Any]:
+        """Take middle and spread from the data."""
+        middle, spread = values.mean(0), values.std(0).clamp_min(LEAST_SPREAD)
+        return {"middle": middle.tolist(), "spread": spread.tolist(), **settings}
+
+    def sized(self, chunk: Tensor) -> Tensor:
+        """Normalised float[B, T, A] -> as large as the noise."""
+        return (chunk - self.middle) / self.spread
+
+
+class Flow(DenoisingHead):
     """An expert of its own beside the language model, which reads its keys and values layer by layer: pi0.
 
     Black et al. 2024, arXiv:2410.24164, section IV: noise at time 1, the chunk at time 0, and the expert says the way
@@ -29,8 +67,6 @@ class Flow(ReadoutHead):
     """
 
     looks_back = True
-    middle: Tensor
-    spread: Tensor
     guidance: str | None = None  # how chunks are led by older ones instead of taking their steps as given; guidance.py
 
     def __init__(
@@ -54,30 +90,14 @@ class Flow(ReadoutHead):
         expert: what differs from the language model's configuration, anything but the number and size of the heads,
         whose keys it reads; steps: of Euler's method; insulate: whether the expert's gradients stop at the language
         model, which then learns from the other losses alone (arXiv:2505.23705); reads_state: whether the state is also
-        a token of the expert, as in pi0; causal, joint_every: see `VelocityField`; draws: of noise and
-        time for each chunk in training, since the way to it is longer to learn than to look (CogACT, arXiv:2411.19650,
-        takes 8); middle, spread: mean and standard
-        deviation of each step and joint of the data, [T][A], None for 0 and 1: chunks are brought to the size of the
-        noise, beside which those of the first steps would hardly be seen.
+        a token of the expert, as in pi0; causal, joint_every: see `VelocityField`; draws, middle,
+        spread: see `DenoisingHead`.
         """
-        super().__init__(language.hidden_size, action_horizon, action_dim)
+        super().__init__(language.hidden_size, action_horizon, action_dim, draws, middle, spread)
         self.max_tokens = 1 + reads_state + action_horizon
-        self.steps, self.draws = steps, draws
+        self.steps = steps
         state_dim = action_dim if reads_state else None
         self.field = VelocityField(language, action_dim, expert, insulate, state_dim, causal, joint_every)
-        for name, values, usual in (("middle", middle, 0.0), ("spread", spread, 1.0)):
-            filled = torch.full((action_horizon, action_dim), usual) if values is None else torch.tensor(values)
-            self.register_buffer(name, filled, persistent=False)  # the configuration keeps them
-
-    @classmethod
-    def fit(cls, values: Tensor, **settings: Any) -> dict[str, Any]:
-        """Take middle and spread from the data."""
-        middle, spread = values.mean(0), values.std(0).clamp_min(LEAST_SPREAD)
-        return {"middle": middle.tolist(), "spread": spread.tolist(), **settings}
-
-    def sized(self, chunk: Tensor) -> Tensor:
-        """Normalised float[B, T, A] -> as large as the noise."""
-        return (chunk - self.middle) / self.spread
 
     def loss(
         self,
@@ -109,11 +129,12 @@ class Flow(ReadoutHead):
         return torch.where(known, given, chunk), None
 
 
-class Diffusion(ReadoutHead):
-    """Layers that say the noise in a chunk, given the readout: Octo, arXiv:2405.12213, `DiffusionActionHead`.
+class Diffusion(DenoisingHead):
+    """Layers that tell chunk from noise, given the readout: Octo, arXiv:2405.12213, `DiffusionActionHead`.
 
-    DDPM with a cosine schedule (Nichol and Dhariwal 2021, arXiv:2102.09672). On the way the chunk that the noise
-    suggests is kept within -1..1, where normalised chunks are, as Diffusion Policy does (arXiv:2303.04137).
+    DDPM with a cosine schedule (Nichol and Dhariwal 2021, arXiv:2102.09672). The layers say the noise, as in Octo, or
+    the chunk, as `prediction_type="sample"` of diffusers. On the way the chunk is kept within `bound`: Octo's 5
+    standard deviations, or 1, where normalised chunks end, as Diffusion Policy does (arXiv:2303.04137).
     """
 
     def __init__(
@@ -126,16 +147,23 @@ class Diffusion(ReadoutHead):
         blocks: int = 3,
         hidden: int = 256,
         time_width: int = 32,
+        says: str = "noise",
+        bound: float = 1.0,
         draws: int = 1,
+        middle: Sequence[Sequence[float]] | None = None,
+        spread: Sequence[Sequence[float]] | None = None,
     ) -> None:
         """Build the layers.
 
-        steps: of denoising; blocks, hidden: of the layers; time_width: of the description of a step; draws: of noise
-        and step for each chunk in training.
+        steps: of denoising; blocks, hidden: of the layers; time_width: of the description of a step; says:
+        "noise" or "chunk", what the layers are taught to say; bound: of a chunk as large as the noise; draws, middle,
+        spread: see `DenoisingHead`.
         """
         width = language.hidden_size
-        super().__init__(width, action_horizon, action_dim)
-        self.max_tokens, self.draws = 1, draws
+        super().__init__(width, action_horizon, action_dim, draws, middle, spread)
+        if says not in ("noise", "chunk"):
+            raise ValueError(f"head.says={says!r} of diffusion is not known, possible: noise, chunk")
+        self.max_tokens, self.says, self.bound = 1, says, bound
         self.betas = cosine_betas(steps)
         self.kept = torch.cumprod(1 - self.betas, dim=0)  # of the chunk, after so many steps of noise
         self.time_width = time_width
@@ -145,8 +173,13 @@ class Diffusion(ReadoutHead):
         values = action_horizon * action_dim
         self.score = ResidualMlp(time_width + width + values, hidden, values, blocks)
 
-    def noise_in(self, noisy: Tensor, step: Tensor, readout: Tensor) -> Tensor:
-        """Noisy chunks float[B, T, A] after steps int[B] of noise, readout float[B, D] -> the noise float[B, T, A]."""
+    @classmethod
+    def fit(cls, values: Tensor, **settings: Any) -> dict[str, Any]:
+        """Take middle and spread from the data, and with them Octo's bound."""
+        return {"bound": 5.0, **super().fit(values, **settings)}
+
+    def told(self, noisy: Tensor, step: Tensor, readout: Tensor) -> Tensor:
+        """Noisy float[B, T, A] after steps int[B] of noise, readout float[B, D] -> what the layers say, likewise."""
         time = self.time(time_waves(step / len(self.betas), self.time_width))
         return self.score(torch.cat([time, readout, noisy.flatten(1)], dim=-1)).view_as(noisy)
 
@@ -161,19 +194,24 @@ class Diffusion(ReadoutHead):
         generator: torch.Generator,
         there: Tensor | None = None,
     ) -> Tensor:
-        """Squared error of the noise after a random number of steps."""
-        targets, counts, given_steps, readout = several(self.draws, targets, counts, given_steps, hidden[:, 0])
+        """Squared error of the noise, or of the chunk, after a random number of steps."""
+        targets, counts, given_steps, readout = several(
+            self.draws, self.sized(targets), counts, given_steps, hidden[:, 0]
+        )
         step = torch.randint(len(self.betas), (len(targets),), generator=generator)
         noise = torch.randn(targets.shape, generator=generator).to(targets.device)
         kept = self.kept[step, None, None].to(targets.device)
         noisy = torch.where(is_given(targets, given_steps), targets, kept.sqrt() * targets + (1 - kept).sqrt() * noise)
-        error = self.noise_in(noisy, step.to(targets.device), readout).float() - noise
+        wanted = noise if self.says == "noise" else targets
+        error = self.told(noisy, step.to(targets.device), readout).float() - wanted
         return mean_where(error.square().mean(-1), counts)
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
         """Take the noise out step by step; no confidence comes with it."""
         noise = same_noise(given, 1 + len(self.betas))
-        return self.denoise(noise, hidden[:, 0], given, is_given(given, given_steps)), None
+        known, shown = is_given(given, given_steps), self.sized(given)
+        chunk = self.denoise(noise, hidden[:, 0], shown, known) * self.spread + self.middle
+        return torch.where(known, given, chunk), None
 
     def denoise(self, noise: Tensor, readout: Tensor, given: Tensor, known: Tensor) -> Tensor:
         """Go from the last of noise float[steps + 1, B, T, A] to the chunk; step n of the way back adds noise[n].
@@ -182,10 +220,11 @@ class Diffusion(ReadoutHead):
         """
         chunk = torch.where(known, given, noise[-1])
         for step in reversed(range(len(self.betas))):
-            said = self.noise_in(chunk, torch.full((len(given),), step, device=given.device), readout)
+            said = self.told(chunk, torch.full((len(given),), step, device=given.device), readout)
             beta, kept = float(self.betas[step]), float(self.kept[step])
             before = float(self.kept[step - 1]) if step else 1.0
-            clean = ((chunk - math.sqrt(1 - kept) * said) / math.sqrt(kept)).clamp(-1, 1)
+            clean = said if self.says == "chunk" else (chunk - math.sqrt(1 - kept) * said) / math.sqrt(kept)
+            clean = clean.clamp(-self.bound, self.bound)
             toward_clean, toward_noisy = math.sqrt(before) * beta, math.sqrt(1 - beta) * (1 - before)
             chunk = (toward_clean * clean + toward_noisy * chunk) / (1 - kept)
             chunk = chunk + math.sqrt(beta * (1 - before) / (1 - kept)) * noise[step]

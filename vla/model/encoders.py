@@ -15,17 +15,21 @@ B images, L features of one image, C encoder width.
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, Siglip2VisionModel
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
 import vla.model.conv_stem  # registers the name conv_stem
 import vla.model.patches  # noqa: F401  registers the name patches
 from vla.model.pretrained import load_pretrained
+from vla.model.wheels import located
 
 
 def build_encoder(
@@ -39,7 +43,8 @@ def build_encoder(
     """Make a vision encoder: by `pretrained` name or folder, from scratch by `model_type`, or fused of several `parts`.
 
     Of a model of two towers (CLIP, SigLIP) the vision tower is taken; parts: see `FusedEncoder`; mean, std: of the
-    colours in 0..1 that it was trained with, 0.5 each where they are left out.
+    colours in 0..1 that it was trained with. Left out, they are what a pretrained one says of itself, else 0.5 each;
+    `colours` of the encoder are the arguments that say the same.
     """
     refuse_half(mean, std)
     if parts is not None:
@@ -49,6 +54,7 @@ def build_encoder(
     if pretrained is not None:
         found: Any = load_pretrained(AutoModel, pretrained, **config)
         encoder = getattr(found, "vision_model", found)
+        mean, std = (mean, std) if mean is not None else own_colours(pretrained)
     elif model_type is not None:
         encoder = AutoModel.from_config(AutoConfig.for_model(model_type, **config))
     else:
@@ -56,7 +62,21 @@ def build_encoder(
             "a vision encoder needs model_type (from scratch, e.g. resnet), pretrained (name or folder) or parts"
         )
     encoder = CutIntoPatches(encoder) if isinstance(encoder, Siglip2VisionModel) else encoder
-    return encoder if mean is None or std is None else normalise(encoder, mean, std)
+    colours = {} if mean is None or std is None else {"mean": [*mean], "std": [*std]}
+    encoder.colours = colours  # pyright: ignore[reportArgumentType]
+    return normalise(encoder, **colours) if colours else encoder
+
+
+def own_colours(pretrained: str) -> tuple[list[float], list[float]] | tuple[None, None]:
+    """Mean and deviation of each colour that a pretrained model was trained with; None where a folder does not say."""
+    place = located(pretrained)
+    if Path(place).is_dir() and not any(
+        (Path(place) / name).is_file() for name in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)
+    ):
+        return None, None
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(place)
+    said = settings.get("image_mean"), settings.get("image_std")
+    return said if None not in said and settings.get("do_normalize", True) else (None, None)
 
 
 def refuse_half(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

@@ -5,6 +5,7 @@ pretrained weights that stay as they are, with their names and hashes.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ PARTS = {  # argument of `Network` -> where its weights are
     "language": ("language.",),
     "whole": ("vision.encoder.", "language."),
 }
-TOWER_SETTINGS = ("layer", "patches_only", "mean", "std")  # of `vision`, beside those of the encoder itself
+OF_THE_TOWER = ("layer", "patches_only", "size")  # settings of `vision`, beside those of the encoder itself
 NOT_OF_THE_SHAPE = ("vocab_size", "transformers_version", "architectures", "dtype", "_name_or_path")
 
 
@@ -37,8 +38,8 @@ class Foundation:
         state = network.state_dict()
         parts = {
             part: sorted(name for name in state if name.startswith(place))
-            for part, place in PARTS.items()
-            if "pretrained" in (config.get(part) or {})
+            for part, places in PARTS.items()
+            if (place := _pretrained(config.get(part) or {}, places))
         }
         hashes = {part: _hash(network, state, names) for part, names in parts.items()}
         return cls(hashes, frozenset(name for names in parts.values() for name in names))
@@ -60,15 +61,37 @@ def to_store(
 
 def without_downloads(network: Network, config: dict[str, Any]) -> dict[str, Any]:
     """Return arguments of `Network` that build the same, with all shapes written out instead of names."""
-    own, named = dict(config), {part for part in PARTS if "pretrained" in (config.get(part) or {})}
+    own = dict(config)
+    named = {part for part, places in PARTS.items() if _pretrained(config.get(part) or {}, places)}
     if "vision" in named:
-        kept = {key: value for key, value in config["vision"].items() if key in TOWER_SETTINGS}
-        own["vision"] = kept | _shape(network.vision.encoder.config)
+        own["vision"] = _written_out(network.vision.encoder, config["vision"])
     if "language" in named:
         own["language"] = _shape(network.language.config)
     if "whole" in named:
         own["whole"] = network.vision.encoder.colours | _shape(network.language.whole)
     return own
+
+
+def _pretrained(settings: Mapping[str, Any], places: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the pretrained weights of a part are: everywhere, in some encoders of a fused one, or nowhere."""
+    if "pretrained" in settings:
+        return places
+    numbers = [number for number, part in enumerate(settings.get("parts") or ()) if "pretrained" in part]
+    return tuple(f"{place}encoders.{number}." for place in places for number in numbers)
+
+
+def _written_out(encoder: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a vision encoder that build the same without its name, those of each encoder of a fused one."""
+    if "parts" in settings:
+        parts = zip(encoder.encoders, settings["parts"], strict=True)
+        return {**settings, "parts": [_written_out(one, part) for one, part in parts]}
+    if "pretrained" not in settings:
+        return dict(settings)
+    return (
+        {key: value for key, value in settings.items() if key in OF_THE_TOWER}
+        | encoder.colours
+        | _shape(encoder.config)
+    )
 
 
 def _shape(config: PretrainedConfig) -> dict[str, Any]:

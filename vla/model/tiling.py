@@ -3,7 +3,7 @@
 Source: any-resolution tiling of LLaVA-NeXT, Liu et al. 2024 (llava-vl.github.io/blog/2024-01-30-llava-next): of a few
 grids of tiles the one that keeps most of the frame's pixels, here among those that a budget of tokens allows. At
 336 pixels a tile and 576 tokens a tile the frame and 2 x 2 tiles make 2880 tokens. New-line tokens are left out: each
-token has a position embedding instead.
+token has a position embedding instead. So are the tiles of frames that fit into one.
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,8 @@ class Tiling:
         The whole frame is squeezed into a square; the tiles keep its proportions, with black around it.
         """
         small = functional.interpolate(pixels, (self.tile, self.tile), mode="bilinear", antialias=True)
+        if not self.rows:
+            return small[:, None]
         height, width = self.rows * self.tile, self.columns * self.tile
         scale = min(height / pixels.shape[2], width / pixels.shape[3])
         inner = min(height, round(pixels.shape[2] * scale)), min(width, round(pixels.shape[3] * scale))
@@ -60,8 +62,11 @@ def choose_tiling(
 ) -> Tiling:
     """Choose the grid of tiles that keeps most of a frame (height, width) [px] within `max_tokens`.
 
-    tile: side [px]; tile_tokens: what the connector makes of one. Raises ValueError where no grid fits the budget.
+    A frame that fits into one tile gets none beside it, which could show no more. tile: side [px]; tile_tokens: what
+    the connector makes of one. Raises ValueError where no grid fits the budget.
     """
+    if max(frame) <= tile and tile_tokens <= max_tokens:
+        return Tiling(tile, 0, 0)
     affordable = [(grid[0], grid[1]) for grid in grids if (1 + grid[0] * grid[1]) * tile_tokens <= max_tokens]
     if not affordable:
         needed = (1 + min(grid[0] * grid[1] for grid in grids)) * tile_tokens

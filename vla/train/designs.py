@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vla.model.actions import ActionCodec
+from vla.model.checkpoint import configuration
 from vla.model.heads import fit_head
 from vla.train.batches import Labels
 
@@ -27,6 +28,21 @@ def designs(
         values = torch.cat([_chunks(*data) for data in ((labels, codec), *others)])
         chosen["head"] = fit_head(values, **chosen["head"])
     return chosen
+
+
+def inherited(model: dict[str, Any], init: str) -> dict[str, Any]:
+    """Return `model` of a recipe with the designs of a checkpoint, which a stage goes on with as they are.
+
+    Raises ValueError where the recipe asks for another one.
+    """
+    network = configuration(init)
+    own = {name: network[name] for name in CHOICES if network.get(name)}
+    for name in CHOICES:
+        asked, there = model.get(name), own.get(name)
+        same = asked.items() <= there.items() if isinstance(asked, dict) and isinstance(there, dict) else asked == there
+        if asked and not same:
+            raise ValueError(f"model.{name}={asked}: init={init} has {there or 'the usual one'}; leave it out")
+    return model | own
 
 
 def _chunks(labels: Labels, codec: ActionCodec) -> Tensor:

@@ -48,8 +48,22 @@ def prepare(network: Network, rates: Mapping[str, float], lora: Mapping[str, Any
         raise ValueError(f"rates={dict(rates)}: nothing is left to train")
 
 
-def refuse_untaught(drawn: set[str], rates: Mapping[str, float], lora: Mapping[str, Any] | None, init: str) -> None:
-    """Raise ValueError where tensors named in `drawn`, which nothing has taught yet, would stay as they were drawn."""
+def refuse_untaught(
+    drawn: set[str],
+    rates: Mapping[str, float],
+    lora: Mapping[str, Any] | None,
+    init: str | None,
+    preferring: str | None = None,
+) -> None:
+    """Raise ValueError where tensors named in `drawn`, which nothing has taught yet, would stay as they were drawn.
+
+    preferring: the key that asks for preference, which sharpens what is known and can teach no tensor from nothing.
+    """
+    if preferring and init and drawn:
+        raise ValueError(
+            f"{preferring}=true: {len(drawn)} tensors of the model have no equal in init={init}, such as "
+            f"{min(drawn)}; give the model that the checkpoint has"
+        )
     still = {part for part in PARTS if rates.get(part) == 0} | set((lora or {}).get("parts", ()))
     if names := sorted(name for name in drawn if part_of(name) in still):
         raise ValueError(

@@ -27,7 +27,7 @@ from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_TOKENS, LOCATION_TOKENS, build_tokenizer, pretrained_tokenizer, words_of
 from vla.result import commit, write_result
-from vla.train.designs import designs
+from vla.train.designs import designs, inherited
 from vla.train.memory import recompute_activations
 from vla.train.objective import Objective
 from vla.train.optimizer import Average, build_optimizer, learning_rate_at
@@ -89,10 +89,13 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
     decoded = Path(config["frames"] or out / "frames")
     shares = shares_of(folders, config["dataset_weights"])
     sources = [Source.open(Path(folder), share, cameras, decoded) for folder, share in shares.items()]
+    if peers.first:
+        _keep_data(out, [source.dataset for source in sources])
     data_s = time.monotonic() - started_s
 
     # Model: the vocabulary and the action ranges come from the data.
-    model = config["model"]
+    init, preferring = config["init"], next((key for key in ("preference", "prefer_actions") if config[key]), None)
+    model = inherited(config["model"], init) if preferring and init else config["model"]
     texts = sorted({text for source in sources for text in source.labels.texts()} | few_shot_texts(config["shots"]))
     spelt = (model.get("whole") or model["language"]).get("pretrained")
     tokenizer = pretrained_tokenizer(spelt) if spelt else build_tokenizer(texts)
@@ -115,11 +118,10 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
     }
     network = Network(**architecture).to(device).train()
     size = sum(parameter.numel() for parameter in network.parameters())
-    rates, lora, init = config["rates"], config["lora"], config["init"]
+    rates, lora = config["rates"], config["lora"]
     foundation = Foundation.of(network, architecture)
     drawn = _start_from(init, network, processor) if init else network.state_dict().keys() - foundation.names
-    refuse_untaught(drawn, rates, lora, init)
-    preferring = next((key for key in ("preference", "prefer_actions") if config[key]), None)
+    refuse_untaught(drawn, rates, lora, init, preferring)
     reference = _reference(network, init, preferring) if preferring else None
     prepare(network, rates, lora)
     keep_frozen_statistics(network)
@@ -258,6 +260,10 @@ def _start_from(folder: str, network: Network, processor: Processor) -> set[str]
 
     folder: a checkpoint, or the name of one that ships. Returns the names of what was left as drawn, or cut.
     """
+    if checkpoint.precision_of(folder) == "int8":
+        raise ValueError(
+            f"init={folder} was exported to int8, from which nothing is learnt: give what it was made from"
+        )
     other = checkpoint.load(folder)
     weights, fresh = other.network.state_dict(), network.state_dict()
     known, wanted = other.processor.tokenizer.get_vocab(), processor.tokenizer.get_vocab()
@@ -298,6 +304,17 @@ def _keep_settings(out: Path, config: dict[str, Any]) -> None:
             raise ValueError(f"{out} holds a run with other settings, choose another out=: " + "; ".join(changed))
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(fixed, indent=1))
+
+
+def _keep_data(out: Path, datasets: list[EpisodeDataset]) -> None:
+    """Write what a new run learns from; refuse to resume one with other data: ranges were fitted to the first."""
+    path, found = out / "data.json", [data.hash for data in datasets]
+    if path.exists() and has_snapshot(out) and json.loads(path.read_text()) != found:
+        raise ValueError(
+            f"{out} holds a run on other data than {[str(data.root) for data in datasets]}: give the same, wherever it "
+            "lies, or choose another out= and init= for what was learnt so far"
+        )
+    path.write_text(json.dumps(found))
 
 
 def _provenance(config: dict[str, Any], datasets: list[EpisodeDataset], parameters: int) -> dict[str, Any]:
