@@ -65,6 +65,27 @@ def test_a_policy_answers_in_the_units_of_its_data_and_each_observation_for_itse
     np.testing.assert_allclose(both[..., -1], stats["action.mean"][-1].item(), atol=1e-5)  # it never moved
 
 
+@pytest.mark.parametrize("by_map", [False, True])
+def test_images_are_seen_whatever_their_features_are_called(by_map, tmp_path):
+    """By the policy itself, as "observation.image", or by the map from the names of the data to its own."""
+    features = json.loads((SMOLVLA / "config.json").read_text())["input_features"]
+    if by_map:
+        steps = json.loads((SMOLVLA / "policy_preprocessor.json").read_text())["steps"]
+        renaming = next(step for step in steps if step.get("registry_name") == "rename_observations_processor")
+        renaming["config"] = {"rename_map": {"observation.images.top": "observation.images.front"}}
+        folder = copy(SMOLVLA, tmp_path / "renamed", "policy_preprocessor.json", steps=steps)
+    else:
+        plain = {key.replace("images.front", "top"): feature for key, feature in features.items()}
+        folder = copy(SMOLVLA, tmp_path / "renamed", input_features=plain)
+    policy, one = load(folder), observation()
+    assert policy.folder.cameras == ["top", "wrist"]
+    images = {"top": one.images["front"], "wrist": one.images["wrist"]}
+    np.testing.assert_array_equal(policy.actions([observation(images=images)]), shipped(SMOLVLA).actions([one]))
+    states = {key: feature for key, feature in features.items() if feature["type"] == "STATE"}
+    with pytest.raises(ValueError, match=r"none of its inputs .* is an image"):
+        load(copy(SMOLVLA, tmp_path / "blind", input_features=states))
+
+
 def test_a_camera_that_is_missing_and_an_instruction_that_is_too_long_are_refused():
     policy = shipped(SMOLVLA)
     with pytest.raises(ValueError, match=r"cameras \['wrist'\] are missing; the policy sees \['front', 'wrist'\]"):

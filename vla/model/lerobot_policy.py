@@ -24,7 +24,7 @@ from vla.model.flow_vla import FlowVLA
 from vla.model.normalization import Normalization
 from vla.types import Observation
 
-STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
+STATE, ACTION, IMAGES, OBSERVATION = "observation.state", "action", "observation.images.", "observation."
 READ = ("pi0", "smolvla")
 UNDERSTOOD = (  # steps before and after the network whose work is done here, or is none
     "rename_observations_processor",
@@ -58,6 +58,7 @@ class LeRobotFolder:
     config: dict[str, Any]
     state: Normalization
     action: Normalization
+    names: dict[str, str]  # feature of the policy -> feature of the data, where they differ
 
     @classmethod
     def read(cls, path: Path | str) -> "LeRobotFolder":
@@ -79,12 +80,14 @@ class LeRobotFolder:
             config,
             _normalization(modes, "STATE", before, STATE),
             _normalization(modes, "ACTION", after, ACTION),
+            {mine: theirs for theirs, mine in _renamed(path).items()},
         )
 
     @property
     def cameras(self) -> list[str]:
-        """Names of the cameras, in the order in which the network sees them."""
-        return [name.removeprefix(IMAGES) for name in self.config["input_features"] if name.startswith(IMAGES)]
+        """Names of the cameras in the data, in the order in which the network sees them."""
+        keys = [key for key, feature in self.config["input_features"].items() if feature["type"] == "VISUAL"]
+        return [self.names.get(key, key).removeprefix(IMAGES).removeprefix(OBSERVATION) for key in keys]
 
     @property
     def action_dim(self) -> int:
@@ -193,6 +196,8 @@ def _refuse_other(folder: LeRobotFolder) -> None:
             "others only their normalisation: LeRobotFolder.read"
         )
     config = folder.config
+    if not folder.cameras:
+        raise ValueError(f"{folder.path}: none of its inputs {sorted(config['input_features'])} is an image")
     for name, only in UNSUPPORTED.items():
         if config.get(name, only) != only:
             raise ValueError(f"{folder.path}: {name}={config[name]!r} is not supported, only {only!r}")
@@ -228,6 +233,13 @@ def _stats(path: Path, document: str) -> dict[str, Tensor]:
         if step.get("registry_name") in ("normalizer_processor", "unnormalizer_processor") and "state_file" in step:
             return load_file(path / step["state_file"])
     return {}
+
+
+def _renamed(path: Path) -> dict[str, str]:
+    """Return how the features of the data are renamed before anything else."""
+    steps = _json(path / "policy_preprocessor.json")["steps"]
+    maps = [step.get("config", {}).get("rename_map") for step in steps if step.get("registry_name") == UNDERSTOOD[0]]
+    return next(filter(None, maps), {})
 
 
 def _step(path: Path, document: str, name: str) -> dict[str, Any]:
