@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tests.model.pretrained import LLAMA, save_tokenizer
 from tests.model.tiny import observation, tiny_config, tiny_processor
-from vla.model import checkpoint
+from vla.model import attention, checkpoint
 from vla.model.foundation import Foundation, to_store
 from vla.model.network import Network
 from vla.model.policy import VLAPolicy
@@ -173,6 +173,24 @@ def patches_one_by_one(pixels, side=8, merge=2):
                         patch = image[:, row : row + side, column : column + side]
                         rows.append(torch.stack([patch, patch], dim=1).flatten())
     return torch.stack(rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_frames_and_words_are_read_as_the_model_reads_them(family):
+    """All in order, as its language model does by itself; of PaliGemma the frames at once."""
+    network = tiny_whole(family)[0].network.eval()
+    visual, words = network.vision.num_tokens, 5
+    embeddings = 0.3 * torch.randn(2, visual + words, network.embedding.embedding_dim)
+    kinds = torch.tensor([attention.IMAGE] * visual + [attention.TEXT] * words)
+    positions = torch.arange(visual + words)
+    ours = network.run(embeddings, kinds, torch.ones(2, visual + words, dtype=torch.bool), positions)
+    sees = torch.ones(visual + words, visual + words, dtype=torch.bool).tril()
+    if family == "paligemma":
+        sees[:visual, :visual] = True
+    given = {"attention_mask": sees.expand(2, 1, -1, -1)} if family == "paligemma" else {}
+    theirs = network.language.base_model(inputs_embeds=embeddings, position_ids=positions.expand(2, -1), **given)
+    torch.testing.assert_close(ours, theirs.last_hidden_state, atol=1e-5, rtol=1e-4)
 
 
 def test_qwen_gets_positions_in_rows_and_columns():

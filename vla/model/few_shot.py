@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from vla.model.attention import interleaved_mask
+from vla.model.attention import IMAGE, in_order, interleaved_mask
 from vla.model.grounding import Seen
 from vla.model.network import Network
 from vla.model.processor import Processor, pad
@@ -106,7 +106,8 @@ def read(network: Network, parts: Parts, cache: DynamicCache | None = None, unsa
     spoken = network.start + (said.cumsum(2) - 1).clamp_min(0)
     kept = prefix.shape[1]
     present = torch.cat([there[..., None].expand(-1, -1, kept), said], dim=2).flatten(1)
-    sees = interleaved_mask(count, kept, length, present, network.all_frames)
+    frames_in_order = IMAGE in in_order(network.head, network.language)
+    sees = interleaved_mask(count, kept, length, present, network.all_frames, frames_in_order)
     hidden = network.language.base_model(
         inputs_embeds=torch.cat([spread(prefix), spread(words)], dim=2).flatten(1, 2),
         attention_mask=sees,

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from vla.model.actions import expectation_around_mode
-from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TEXT, attention_mask
+from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TEXT, attention_mask, in_order
 from vla.model.dual import DualEncoder
 from vla.model.fusion import CrossAttention
 from vla.model.grounding import Seen, WordGrounding, most_relevant, waves
@@ -311,7 +311,7 @@ class Network(nn.Module):
 
         cache: is filled with keys and values where it is given; sight: see `placed`.
         """
-        mask = attention_mask(kinds, present, self.head.in_order)
+        mask = attention_mask(kinds, present, in_order(self.head, self.language))
         return self.language.base_model(
             inputs_embeds=embeddings,
             attention_mask=mask,

@@ -8,7 +8,8 @@
 | qwen2_vl, qwen2_5_vl, qwen3_vl | whole blocks of patches           | deepstack, features between layers, of qwen3_vl |
 
 Of all, the markers that stand around an image in their prompts. Kept are encoder, connector, the scale of embeddings
-(Gemma) and, of the Qwens, positions in time, rows and columns (M-RoPE, Wang et al. 2024, arXiv:2409.12191, 2.1).
+(Gemma), whether visual tokens see later ones (PaliGemma alone) and, of the Qwens, positions in time, rows and columns
+(M-RoPE, Wang et al. 2024, arXiv:2409.12191, 2.1).
 
 B images, L tokens of one image, D width, N tokens of the sequence.
 """
@@ -142,6 +143,7 @@ class WholeLanguage(nn.Module):
 
     def __init__(self, model: Any, text: Any) -> None:
         super().__init__()
+        self.images_in_order = model.config.model_type != "paligemma"  # whose visual tokens all see each other
         self.model, self.lm_head = text, model.get_output_embeddings()
         self.config, self.whole = text.config, model.config
 
