@@ -33,8 +33,10 @@ def test_everything_agrees_with_the_golden_files_and_the_installed_packages():
     result = measure(seed=0, threads=1)
     assert result["ok"], off(result["rows"])
     found = {line["reference"] for line in result["rows"]}
-    for name in ("PI0For", "PI0Policy", "SmolVLA", "ACT", "Normalizer", "DDPM", "OpenVLA", "FAST", "Blip2", "anyres"):
+    names = ("PI0For", "PI0Policy", "SmolVLAPolicy, att", "SmolVLA", "ACT", "Normalizer", "sinusoidal", "RTC", "DDPM")
+    for name in (*names, "OpenVLA", "FAST", "InternVL", "Blip2", "Idefics2Perceiver", "anyres"):
         assert any(name in reference for reference in found), name
+    assert len(result["rows"]) == 49  # a quantity that is no longer compared is missed
     assert {line["tolerance"] for line in result["rows"]} == {0.0, TOLERANCE} and TOLERANCE <= 1e-5
     assert result["compared"] == len(result["rows"])
 

@@ -26,6 +26,8 @@ SMALL = [
     "shards=1",
 ]
 
+OTHER_EYES = {"recipe=fusion/early_fusion", "recipe=encoders/fused"}  # without the sizes of SMALL
+
 
 def given(dataset: EpisodeDataset) -> list[str]:
     """Name a dataset to train from, and where its frames are."""
@@ -39,8 +41,9 @@ def frames_of(dataset: EpisodeDataset) -> Path:
 
 def run(dataset: EpisodeDataset, out: Path, *overrides: str) -> dict[str, Any]:
     """Train in this process, which has loaded already all that a process of its own would load for many seconds."""
+    small = [word for word in SMALL if not (OTHER_EYES & {*overrides} and word.startswith("model.vision."))]
     with initialize_config_module("configs", version_base="1.3"):
-        config = compose("train", overrides=[f"out={out}", *given(dataset), *SMALL, *overrides])
+        config = compose("train", overrides=[f"out={out}", *given(dataset), *small, *overrides])
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return train(plain, out)
 

@@ -29,6 +29,9 @@ KINDS = {
 }
 
 
+SQUARES = ["model.cameras={front: [64, 64], wrist: [64, 64]}"]  # whose features come in blocks of four
+
+
 def model_of(recipe):
     with initialize_config_module("configs", version_base="1.3"):
         config = compose("train", overrides=["out=OUT", f"recipe={recipe}"])
@@ -84,6 +87,13 @@ def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demo
     [
         ("heads/flow", ["model.head.expert.n_inner=32"]),
         ("dual_encoder", ["init=null", "batch_size=16"]),
+        ("encoders/history", []),
+        ("fusion/early_fusion", [*SQUARES, "model.fusion.patch_size=16"]),
+        pytest.param("encoders/fused", SQUARES, marks=pytest.mark.slow),
+        pytest.param("connectors/pixel_shuffle", SQUARES, marks=pytest.mark.slow),
+        pytest.param(
+            "connectors/tiling", ["model.tiling.tile=32", "model.tiling.max_tokens=12"], marks=pytest.mark.slow
+        ),
         pytest.param("connectors/instructed_qformer", ["+model.keep=20"], marks=pytest.mark.slow),
         pytest.param("connectors/pruned", ["model.keep=6"], marks=pytest.mark.slow),
         pytest.param("fusion/cross_attention", [], marks=pytest.mark.slow),

@@ -76,9 +76,9 @@ def perceiver() -> Pairs:
 
 
 def llava_next() -> Pairs:
-    """Tiles of frames of all proportions, from a budget that holds all of its grids."""
+    """Tiles of frames of all proportions, larger than one, from a budget that holds all of its grids."""
     pinpoints, tile = LlavaNextConfig().image_grid_pinpoints, 336
-    frames = torch.randint(64, 2000, (500, 2)).tolist()
+    frames = [size for size in torch.randint(64, 2000, (600, 2)).tolist() if max(size) > tile][:500]
     ours = [choose_tiling((height, width), tile, tile_tokens=576, max_tokens=10_000) for height, width in frames]
     theirs = [get_anyres_image_grid_shape(frame, pinpoints, tile) for frame in frames]
     mine = torch.tensor([(tiling.rows, tiling.columns) for tiling in ours])
