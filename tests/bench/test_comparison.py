@@ -117,8 +117,10 @@ def test_seeds_are_pooled_and_their_spread_is_shown(summary):
     assert flow["blank_camera_ci95"] == Rate(3, 30).ci95
     assert 0.37 < flow["ci95"][0] < 0.39 and 0.61 < flow["ci95"][1] < 0.63  # Wilson, 30 of 60
     table = for_people(summary).splitlines()
-    assert table[2].startswith("| heads/flow | 50 % (38-62) | 25, 50, 75 | 10 % | 12 | 95 | 1.20 M |")
+    assert table[2].startswith("| heads/flow | 50 % (38-62) | 25, 50, 75 | 10 % (3-26) | 12 | 95 | 1.20 M |")
     assert table[3].startswith("| heads/fast | 0 %") and json.dumps(summary)
+    assert flow["better_than_blind"] and not summary["heads/fast"]["better_than_blind"]
+    assert "not told apart" in table[3]
 
 
 def test_runs_that_all_crashed_are_shown_as_such(tmp_path):

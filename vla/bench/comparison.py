@@ -138,7 +138,8 @@ def line(recipe: str, seed: int, trained: dict[str, Any], flown: dict[str, Any])
 def pooled(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return success over all seeds of each design with the interval of its episodes, beside that of each seed.
 
-    The interval knows nothing of how much trainings differ; the seeds show that.
+    The interval knows nothing of how much trainings differ; the seeds show that. `better_than_blind`: whether it lies
+    above that of the blank camera, which is what words and joints alone come to.
     """
     summary = {}
     for name in dict.fromkeys(row["name"] for row in rows):
@@ -150,6 +151,7 @@ def pooled(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "success_rate": rate.value,
             "ci95": rate.ci95,
             "blank_camera_ci95": blind.ci95,
+            "better_than_blind": rate.episodes > 0 and blind.episodes > 0 and rate.ci95[0] > blind.ci95[1],
             "seeds": [row["success_rate"] for row in mine],
             "parameters": mine[0]["parameters"],
             **means,
@@ -165,10 +167,16 @@ def for_people(summary: dict[str, dict[str, Any]]) -> str:
         by_seed = ", ".join("crashed" if one is None else f"{100 * one:.0f}" for one in row["seeds"])
         lines.append(
             f"| {name} | {100 * (row['success_rate'] or 0):.0f} % ({100 * low:.0f}-{100 * high:.0f}) | {by_seed} "
-            f"| {100 * row['blank_camera']:.0f} % | {row['chunk_latency_ms']:.0f} | {row['samples_per_s']:.0f} "
+            f"| {_blind(row)} | {row['chunk_latency_ms']:.0f} | {row['samples_per_s']:.0f} "
             f"| {row['parameters'] / 1e6:.2f} M |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _blind(row: dict[str, Any]) -> str:
+    low, high = row["blank_camera_ci95"] or (0.0, 1.0)
+    mark = "" if row["better_than_blind"] else " not told apart"
+    return f"{100 * row['blank_camera']:.0f} % ({100 * low:.0f}-{100 * high:.0f}){mark}"
 
 
 def draw(summary: dict[str, dict[str, Any]], path: Path) -> str | None:

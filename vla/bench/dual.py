@@ -196,7 +196,10 @@ def _labels(
         for kind, cases in asked.items():
             best = [int((vectors[[place[t] for t in texts]] @ images[row]).argmax()) for row, texts in cases]
             chance = float(np.mean([1 / len(texts) for _, texts in cases])) if cases else None
-            told[kind] = _rate(np.array(best) == 0) | {"random": chance, "asked": len(cases)}
+            told[kind] = _rate(np.asarray([number == 0 for number in best], bool)) | {
+                "random": chance,
+                "asked": len(cases),
+            }
         return told
 
     return ask

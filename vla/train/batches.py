@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -235,7 +236,9 @@ class Batches:
         named_ids, named_at, named_box = self._named(index, rng)
         others = [self._untrue(i, question, rng) for i, question in zip(index, questions, strict=True)]
         worse = self._pack(others) if self.worse else (None, None, None)
-        captions = drawn([labels.vqa[i] for i in index], self.processor, rng) if self.captions else {}
+        captions: dict[str, Any] = {}
+        if self.captions:
+            captions |= drawn([labels.vqa[i] for i in index], self.processor, rng)
         number, count = self.share
         mine = np.array_split(index, count)[number]
         batch = Batch(

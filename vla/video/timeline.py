@@ -129,8 +129,10 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def vectors(folder: Path, record: Mapping[str, Any]) -> np.ndarray | None:
     """Return the vectors of a record's keyframes, None where there are none."""
-    table = np.load(folder / VECTORS, allow_pickle=False) if (folder / VECTORS).exists() else ()
-    return table if len(table) == len(record["keyframes"]) > 0 else None
+    if not (folder / VECTORS).exists() or not record["keyframes"]:
+        return None
+    table: np.ndarray = np.load(folder / VECTORS, allow_pickle=False)
+    return table if len(table) == len(record["keyframes"]) else None
 
 
 def checked(record: Mapping[str, Any]) -> Checked:
