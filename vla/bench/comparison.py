@@ -151,7 +151,7 @@ def pooled(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "success_rate": rate.value,
             "ci95": rate.ci95,
             "blank_camera_ci95": blind.ci95,
-            "better_than_blind": rate.episodes > 0 and blind.episodes > 0 and rate.ci95[0] > blind.ci95[1],
+            "better_than_blind": bool(rate.ci95 and blind.ci95 and rate.ci95[0] > blind.ci95[1]),
             "seeds": [row["success_rate"] for row in mine],
             "parameters": mine[0]["parameters"],
             **means,

@@ -14,7 +14,7 @@ is holding the red cube", are those of the captions that the simulator's truth w
 `grey` is all of it again with grey pictures, which is what the sentences alone come to; `random` is chance.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -137,7 +137,7 @@ def _search(
     def ask(images: np.ndarray) -> dict[str, Any]:
         order = np.argsort(-(texts @ images.T), axis=1, kind="stable")
         right = np.take_along_axis(true, order, axis=1)
-        found = {f"recall_at_{rank}": _rate(right[:, :rank].any(axis=1)) for rank in RANKS}
+        found = {f"recall_at_{rank}": _rate(row[:rank].any() for row in right) for rank in RANKS}
         chances = {f"random_at_{rank}": float(np.mean([_chance(row, rank) for row in true])) for rank in RANKS}
         return {**found, **chances, "average_precision": float(np.mean(_precision(right))), "queries": len(kept)}
 
@@ -166,7 +166,7 @@ def _captions(encoder: Encoder, frames: Sequence[Frame]) -> Callable[[np.ndarray
     def ask(images: np.ndarray) -> dict[str, Any]:
         scores = texts @ images[middle].T
         places = (scores > scores.diagonal()[:, None]).sum(axis=1)
-        found = {f"recall_at_{rank}": _rate(places < rank) for rank in RANKS}
+        found = {f"recall_at_{rank}": _rate(place < rank for place in places) for rank in RANKS}
         return {**found, "random_at_1": 1 / len(middle), "queries": len(middle)}
 
     return ask
@@ -196,7 +196,7 @@ def _labels(
         for kind, cases in asked.items():
             best = [int((vectors[[place[t] for t in texts]] @ images[row]).argmax()) for row, texts in cases]
             chance = float(np.mean([1 / len(texts) for _, texts in cases])) if cases else None
-            told[kind] = _rate(np.asarray([number == 0 for number in best], bool)) | {
+            told[kind] = _rate(number == 0 for number in best) | {
                 "random": chance,
                 "asked": len(cases),
             }
@@ -205,6 +205,6 @@ def _labels(
     return ask
 
 
-def _rate(right: np.ndarray) -> dict[str, Any]:
-    rate = Rate.of(right.tolist())
+def _rate(right: Iterable[Any]) -> dict[str, Any]:
+    rate = Rate.of(right)
     return {"value": rate.value, "ci95": rate.ci95}

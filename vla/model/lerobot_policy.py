@@ -87,7 +87,7 @@ class LeRobotFolder:
     def cameras(self) -> list[str]:
         """Names of the cameras in the data, in the order in which the network sees them."""
         keys = [key for key, feature in self.config["input_features"].items() if feature["type"] == "VISUAL"]
-        return [self.names.get(key, key).removeprefix(IMAGES).removeprefix(OBSERVATION) for key in keys]
+        return [str(self.names.get(key, key)).removeprefix(IMAGES).removeprefix(OBSERVATION) for key in keys]
 
     @property
     def action_dim(self) -> int:
