@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vla.cli import SYSTEM_LIBRARIES, VERBS, quote_text, run
+from vla.cli import SYSTEM_LIBRARIES, VERBS, check, quote_text, run
 from vla.evaluate.workers import WorkerCrash
 
 BENCHES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs" / "bench").glob("*.yaml"))
@@ -49,6 +49,7 @@ def test_bench_alone_prints_every_bench() -> None:
         (["bench", "policy", "bench.cals=9"], "no key 'bench.cals', did you mean 'bench.calls'?"),
         (["bench", "policy", "bench.calls=many"], "bench.calls=many: must be a whole number; the default is 100"),
         (["bench", "sim", "fast"], "'fast' is not key=value"),
+        (["deploy", "planner=chat", "planner.ulr=x"], "no key 'planner.ulr', did you mean 'planner.url'?"),
         (["eval", "~tasks.pik"], "no key 'tasks.pik', did you mean"),
         (["bench", "delay", "~tasks.pik"], "no key 'bench.tasks.pik', did you mean"),
         (["bench", "sim", "seed=[1"], "cannot read 'seed=[1'"),
@@ -63,6 +64,10 @@ def test_a_wrong_command_line_is_answered_in_one_line_with_what_is_possible(
     assert answer in error
     assert error.count("\n") == 1
     assert "Traceback" not in error
+
+
+def test_a_key_that_has_no_default_can_be_given() -> None:
+    check("deploy", ["planner=chat", "planner.url=http://127.0.0.1:9/v1", "planner.model=any"])
 
 
 def test_a_wrong_verb_ends_the_process_with_one_line_and_code_2() -> None:

@@ -214,7 +214,7 @@ def _check_value(verb: str, config: DictConfig, override: Override) -> None:
     key = override.key_or_group
     node: Any = config
     for part in key.split("."):
-        if not OmegaConf.is_dict(node) or part not in node:
+        if not OmegaConf.is_dict(node) or part not in node.keys():  # noqa: SIM118 "in node" denies what is to be given
             raise UsageError(f"vla {verb} has no key {key!r}{_guess(key, _keys(config))}; {_possible(config, key)}")
         node = _default(node, part)
     if override.is_delete() or override.is_sweep_override():
