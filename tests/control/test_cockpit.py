@@ -63,6 +63,13 @@ def test_words_that_the_policy_was_never_taught_change_nothing(tmp_path):
     assert "does not know “moon”" in desk.replies[0] and flight.arm.truth()["is_success"]
 
 
+def test_punctuation_alone_changes_nothing(tmp_path):
+    flight = Flight(tmp_path, instruction="up")
+    desk = Desk(flight, [(1.0, "instruct", " ?! ")])
+    flight.run(4.0)
+    assert "no words" in desk.replies[0] and flight.arm.truth()["is_success"]
+
+
 def test_while_the_server_of_the_policy_is_away_words_are_refused(tmp_path):
     def away(text):
         raise RuntimeError("it is not there")

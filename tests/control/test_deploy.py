@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from envs.robots.twin import SteppedTwin
+from tests.video.chat_server import serving
 from vla.cli import run
 from vla.control.clock import VirtualClock
 from vla.control.deploy import check_contract, deploy
@@ -182,6 +183,59 @@ def test_it_runs_for_as_long_as_it_is_told(tmp_path, monkeypatch, word, seconds)
     monkeypatch.setattr("envs.robots.twin.Twin", lambda **_: SimpleNamespace(close=lambda: None))
     assert run(["deploy", f"seconds={word}", f"out={tmp_path}"]) == 1
     assert told == [seconds]
+
+
+class UntilAsked(Loop):
+    """Ends when the controller gets the words of the test's task."""
+
+    def tick(self, due_s):
+        status = super().tick(due_s)
+        if self.latest and self.latest.text == TASK:
+            self.stop("the words came through")
+        return status
+
+
+def test_an_endpoint_says_what_to_do_about_words_that_the_policy_does_not_know(tmp_path, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr("vla.control.deploy.Loop", UntilAsked)
+    with serving("Press the button.") as server:
+        words = ["instruction=Make the table glow!", f"robot.connect.instruction={TASK}"]
+        chat = ["planner=chat", f"planner.url={server.url}", "planner.model=any"]
+        assert run(["deploy", *words, *chat, "seconds=60", f"out={tmp_path}"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["ended"] == "the words came through"
+    assert [event["text"] for event in result["events"] if event["event"] == "plan"] == [TASK]
+    (asked,) = server.asked
+    assert "Instruction: make the table glow" in asked[1]["messages"][1]["content"][0]["text"]
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """Run the verb up to the loop; the list holds what it was to carry out."""
+    told = []
+
+    def deploy(*_, instruction, steering, **__):
+        told.append((instruction, steering.hierarchy.instruction))
+        raise ValueError("enough")
+
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr("vla.control.deploy.deploy", deploy)
+    monkeypatch.setattr("envs.robots.twin.Twin", lambda **_: SimpleNamespace(close=lambda: None))
+    return told
+
+
+def test_words_are_tidied_before_the_policy_reads_them(tmp_path, nobody):
+    assert run(["deploy", "instruction=  Press the  button. ", f"out={tmp_path}"]) == 1
+    assert nobody == [(TASK, TASK)]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [("fold the red towel", "does not know “fold”, “towel”"), (" .", "no words"), ("null", "no words")],
+)
+def test_words_that_the_policy_does_not_know_are_refused_on_any_robot(tmp_path, nobody, capsys, words, answer):
+    assert run(["deploy", f"instruction={words}", f"out={tmp_path}"]) == 1
+    assert answer in capsys.readouterr().err and not nobody
 
 
 def test_what_a_robot_did_that_has_failed_is_reported(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """Planners answer in words; only skills in sight get through, and what is declared done is checked."""
 
 import base64
+import contextlib
 import dataclasses
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -92,6 +94,29 @@ def test_an_endpoint_that_is_not_there_is_an_error_of_the_planner():
     planner = ChatPlanner("http://127.0.0.1:9/v1", "m", ["press the button"], timeout_s=2)
     with pytest.raises(PlannerError, match="does not answer"):
         planner.next_subtasks([PlanRequest(SEEN)])
+
+
+class Dripping(Endpoint):
+    """Answers so slowly that no single read takes long, but all of them do."""
+
+    def do_POST(self):
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the other side has enough
+            for _ in range(100):
+                self.wfile.write(b" ")
+                time.sleep(0.05)
+            self.wfile.write(b'{"choices": [{"message": {"content": "press the button"}}]}')
+
+
+def test_an_endpoint_whose_answer_drips_is_given_up_when_the_time_is_over():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    planner = ChatPlanner(f"http://127.0.0.1:{server.server_port}", "m", ["press the button"], timeout_s=0.5)
+    with pytest.raises(PlannerError, match=r"did not answer within 0\.5 s"):
+        planner.next_subtasks([PlanRequest(SEEN)])
+    server.shutdown()
+    server.server_close()
 
 
 class Eyes:

@@ -8,9 +8,11 @@ import pytest
 
 from tests.control.test_grammar import TABLETOP
 from tests.control.test_planner import Eyes
+from tests.video.chat_server import serving
 from vla.control.hierarchy import Pacing
 from vla.control.planner import ScriptedPlanner
-from vla.control.stepping import Stepping
+from vla.control.steering import Verbatim
+from vla.control.stepping import Stepping, by_chat, by_policy, who_reads, without_planner
 from vla.control.supervisor import Supervisor
 from vla.types import ActionChunk, Observation
 
@@ -174,9 +176,107 @@ def test_other_words_of_the_operator_start_it_anew(stepping, planner):
     assert stepping.hierarchy.instruction == "press it, then rest" and stepping.hierarchy.finished == []
 
 
-def test_a_single_step_needs_no_planner(stepping):
-    text = "press the button"
-    alone = dataclasses.replace(seen(0.0), instruction=text)
-    assert [stepping.look(alone) for _ in range(3)] == [text] * 3
-    stepping.hear(done(0.3), text)
-    assert stepping.look(alone) == text
+class Deaf(SlowPlanner):
+    """Never answers about the first instruction."""
+
+    def next_subtasks(self, requests):
+        if requests[0].observation.instruction == "tidy up, then rest":
+            return super().next_subtasks(requests)
+        return ScriptedPlanner.next_subtasks(self, requests)
+
+
+def test_other_words_do_not_wait_for_a_planner_that_is_stuck():
+    planner, told = Deaf([SECOND]), []
+    stepping = Stepping(Supervisor(planner, TABLETOP, Eyes([])), "tidy up, then rest", Pacing(), 10)
+    stepping.tell = told.append
+    assert stepping.look(seen(0.0)) is None
+    other = dataclasses.replace(seen(0.1), instruction="tidy the table")
+    assert stepping.look(other) is None
+    assert stepping._thinking.exception(20) is None
+    assert stepping.look(other) == SECOND
+    planner.may_answer.set()  # what is thought about words that are gone changes nothing
+    stepping.close()
+    assert [note.text for note in told] == [SECOND]
+
+
+def test_while_the_planner_thinks_the_subtask_of_words_that_are_gone_does_not_go_on(stepping, planner):
+    planner.may_answer.set()
+    look(stepping, 0.0)
+    for t in (0.3, 0.6):
+        stepping.hear(done(t), FIRST)
+    planner.may_answer.clear()
+    assert stepping.look(seen(0.9)) == FIRST
+    assert stepping.look(dataclasses.replace(seen(1.0), instruction="press it")) is None
+
+
+PACE = {"pacing": Pacing(), "control_hz": 10}
+
+
+class Planning(Eyes):
+    """A policy that names the next subtask itself, and knows some words."""
+
+    def __init__(self, subtask, unknown=()):
+        super().__init__(["red cube", "blue bowl"])
+        self.subtask, self.unknown, self.asked = subtask, unknown, []
+
+    def next_subtask(self, observations, finished, failed=()):
+        self.asked += [observation.instruction for observation in observations]
+        return [self.subtask] * len(observations)
+
+    def unknown_words(self, text):
+        return [word for word in text.split() if word in self.unknown]
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "asked"),
+    [
+        ("hit the button", "hit the button", []),  # the grammar reads it: as it is
+        ("make the button glow", SECOND, ["make the button glow"]),
+        (f"{FIRST} and open the drawer", FIRST, []),  # two steps, both of which the grammar reads
+        ("hit the button and make it glow", SECOND, ["hit the button and make it glow"]),
+    ],
+)
+def test_a_policy_that_plans_for_itself_is_asked_what_the_grammar_cannot_read(words, text, asked):
+    policy = Planning(SECOND)
+    stepping = by_policy(policy=policy, grammar=TABLETOP, instruction=words, **PACE)
+    seeing = dataclasses.replace(seen(0.0), instruction=words)
+    stepping.look(seeing)
+    if stepping._thinking is not None:
+        stepping._thinking.exception(20)
+    assert stepping.look(seeing) == text and policy.asked == asked
+    stepping.close()
+
+
+@pytest.mark.parametrize("words", ["press the button", "tidy up the table", f"{FIRST} and open the drawer"])
+def test_an_endpoint_plans_whatever_the_words_are(words):
+    with serving("press the button") as server:
+        settings = {"url": server.url, "model": "m", "timeout_s": 20.0}
+        stepping = by_chat(policy=Eyes([]), grammar=TABLETOP, instruction=words, **PACE, **settings)
+        seeing = dataclasses.replace(seen(0.0), instruction=words)
+        assert stepping.look(seeing) is None
+        stepping._thinking.exception(20)
+        assert stepping.look(seeing) == "press the button"
+        stepping.close()
+    ((_, body),) = server.asked
+    assert words in body["messages"][1]["content"][0]["text"]
+
+
+def test_a_subtask_with_words_that_the_policy_does_not_know_is_refused_and_the_planner_is_told():
+    policy = Planning("", unknown=["drawer"])
+    with serving("open the drawer", "press the button") as server:
+        settings = {"url": server.url, "model": "m", "timeout_s": 20.0}
+        stepping = by_chat(policy=policy, grammar=TABLETOP, instruction="tidy up, then rest", **PACE, **settings)
+        texts = [look(stepping, time_s) for time_s in (0.0, 0.5, 1.0)]
+        stepping.close()
+    assert texts == [None, None, "press the button"]
+    assert "does not know “drawer”" in server.asked[1][1]["messages"][1]["content"][0]["text"]
+
+
+def test_the_words_of_an_operator_must_be_known_where_the_policy_reads_them():
+    policy = Planning(SECOND, unknown=["tidy"])
+    chat = {"url": "http://127.0.0.1:9/v1", "model": "m", "timeout_s": 1.0}
+    made = {"policy": policy, "grammar": TABLETOP, "instruction": SECOND, **PACE}
+    reads = [who_reads(steering, policy) for steering in (by_policy(**made), without_planner(**made))]
+    assert [ask("tidy up") for ask in reads] == [["tidy"]] * 2
+    assert who_reads(by_chat(**made, **chat), policy) is None
+    assert who_reads(Verbatim(), object()) is None

@@ -1,13 +1,12 @@
 """What an operator's page may do to a running loop."""
 
-from collections.abc import Callable, Sequence
-
 from vla.control.guard import Guard
 from vla.control.loop import Loop
 from vla.control.operator import Snapshot
 from vla.control.severity import State
 from vla.control.steering import Steering
 from vla.control.stepping import Stepping
+from vla.control.words import UnknownWords, WordsRefusedError, admit_words
 
 
 class Cockpit:
@@ -18,10 +17,10 @@ class Cockpit:
         loop: Loop,
         guard: Guard,
         steering: Steering,
-        unknown_words: Callable[[str], Sequence[str]] | None,
+        unknown_words: UnknownWords | None,
         simulated: bool,
     ) -> None:
-        """unknown_words: of an instruction, those that the policy was never taught; simulated: no arm can be hurt."""
+        """unknown_words: asks whoever reads instructions, see `stepping.who_reads`; simulated: no arm can be hurt."""
         self._loop, self._guard, self._steering = loop, guard, steering
         self._unknown_words, self._simulated = unknown_words, simulated
 
@@ -60,16 +59,15 @@ class Cockpit:
 
     def instruct(self, text: str) -> str:
         """Carry out other words from now on; return why not."""
-        text = text.lower().rstrip(" .!?,;")
         try:
-            words = self._unknown_words(text) if self._unknown_words else []
+            words = admit_words(text, self._unknown_words)
+        except WordsRefusedError as refused:
+            return str(refused)
         except Exception as error:  # the border to what nobody trusts, see inference.py: a server that is away
             return f"the policy cannot be asked about these words, nothing has changed: {error}"
-        if words:
-            return f"the policy does not know {', '.join(f'“{word}”' for word in words)}"
         if isinstance(self._steering, Stepping):
             self._steering.once_more()
-        self._loop.instruct(text)
+        self._loop.instruct(words)
         return ""
 
     def takeover(self, on: bool) -> str:

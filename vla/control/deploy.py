@@ -33,8 +33,9 @@ from vla.control.quiet import quiet_interpreter
 from vla.control.rerun_log import RerunLog
 from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
-from vla.control.stepping import Stepping
+from vla.control.stepping import Stepping, who_reads
 from vla.control.strategy import RealTime, Strategy
+from vla.control.words import admit_words, tidy
 from vla.model.checkpoint import DEFAULT, load
 from vla.model.history import follow
 from vla.result import write_result
@@ -50,19 +51,21 @@ def main(config: DictConfig) -> None:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     torch.set_num_threads(settings["threads"])
     policy = make_policy(config)
+    instruction = tidy(settings["instruction"] or "")
     collides = instantiate(config.robot.collides)
     steering = instantiate(config.planner, _partial_=True)(
         policy=policy,
         grammar=instantiate(config.skills),
-        instruction=settings["instruction"],
+        instruction=instruction,
         pacing=Pacing(**settings["pacing"]),
         control_hz=policy.embodiment.control_hz,
     )
+    admit_words(instruction, who_reads(steering, policy))
     with claimed(settings["robot"]), closing(instantiate(config.robot.connect)) as robot:
         result = deploy(
             robot,
             policy,
-            instruction=settings["instruction"],
+            instruction=instruction,
             seconds=inf if settings["seconds"] is None else settings["seconds"],
             out=out,
             strategy=instantiate(config.strategy),
@@ -152,7 +155,7 @@ def deploy(
         instruction=instruction,
         glimpses={} if unlike_cameras else getattr(policy, "glimpses", {}),
     )
-    cockpit = Cockpit(loop, keeper, steering, getattr(policy, "unknown_words", None), not guard.get("hardware", True))
+    cockpit = Cockpit(loop, keeper, steering, who_reads(steering, policy), not guard.get("hardware", True))
     success = False
     try:
         with quiet_interpreter(), signals(loop), page(cockpit, body) if page else nullcontext():

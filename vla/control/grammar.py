@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from vla.control.words import tidy
+
 
 class PlanRefusedError(ValueError):
     """The planner asked for something that may not be carried out; the message says why."""
@@ -76,14 +78,18 @@ class Grammar:
             raise ValueError("a grammar needs at least one skill")
 
     def parse(self, text: str) -> Skill:
-        """Return the skill that a sentence names; case, spaces and a final stop do not matter.
+        """Return the skill that a sentence names; case, spaces and what follows the last word do not matter.
 
         Raises PlanRefusedError naming the nearest sentence.
         """
-        clean = " ".join(text.lower().split()).rstrip(".")
+        clean = tidy(text)
         if clean not in self._skills:
             raise PlanRefusedError(f"{text[:200]!r} is not a skill; the nearest is {self._nearest(clean[:200])!r}")
         return self._skills[clean]
+
+    def reads(self, text: str) -> bool:
+        """Say whether `parse` knows a sentence."""
+        return tidy(text) in self._skills
 
     def _nearest(self, text: str) -> str:
         """Return, of the sentences that share most words with a text, the one with most letters in order."""

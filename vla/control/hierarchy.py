@@ -71,7 +71,7 @@ class Hierarchy:
         self.completion = Completion(k=pacing.k, threshold=pacing.threshold)
         self.skill: Skill | None = None  # what the controller does now
         self.finished: list[Skill] = []
-        self.failed = ""  # the lesson for the planner
+        self.failed = ""  # the lesson for a planner that can choose, see ClausePlanner
         self.refused = ""
         self.ask_step = 0  # not before this one is the planner asked again
         self.ended: str | None = None  # "done" or "gave_up"

@@ -1,6 +1,8 @@
 """Planners: who says which subtask comes next. They answer in words, which the grammar then admits or refuses."""
 
+import asyncio
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -8,10 +10,11 @@ from typing import Protocol
 import cv2
 import httpx2 as httpx
 
-from vla.control.grammar import Grammar, PlanRefusedError
+from vla.control.grammar import Grammar
 from vla.model.prompts import ALL_FINISHED, split_steps
 from vla.types import Observation
 
+AND = re.compile(r"\s+and\s+")
 ANSWER_CHARACTERS = 400  # of an endpoint's answer that are looked at
 
 
@@ -60,11 +63,27 @@ class PolicyPlanner:
         return self.policy.next_subtask(observations, finished, failed)
 
 
+def steps_of(instruction: str, grammar: Grammar) -> list[str]:
+    """Cut an instruction where its words say that another step follows; at an "and" only if all parts can be read."""
+    return [part for step in split_steps(instruction) for part in _parts(step, grammar)]
+
+
+def _parts(step: str, grammar: Grammar) -> list[str]:
+    if grammar.reads(step):
+        return [step]
+    for join in AND.finditer(step):
+        parts = [step[: join.start()], *_parts(step[join.end() :], grammar)]
+        if all(map(grammar.reads, parts)):
+            return parts
+    return [step]
+
+
 class ClausePlanner:
     """Takes an instruction apart where its words say that another step follows, and reads each step by the grammar.
 
     Another planner is asked about a step that the grammar cannot read. A model of a few million parameters knows what
-    "hit the button" means, and still loses count in five steps; counting needs no model.
+    "hit the button" means, and still loses count in five steps; counting needs no model. A step that failed is named
+    again, since its words allow nothing else: what failed is a lesson for the other planner only.
     """
 
     def __init__(self, grammar: Grammar, other: Planner) -> None:
@@ -75,15 +94,19 @@ class ClausePlanner:
         return [self._next(request) for request in requests]
 
     def _next(self, request: PlanRequest) -> str:
-        steps = split_steps(request.observation.instruction)
+        steps = steps_of(request.observation.instruction, self.grammar)
         if len(request.finished) >= len(steps):
             return ALL_FINISHED
         step = steps[len(request.finished)]
-        try:
+        if self.grammar.reads(step):
             return self.grammar.parse(step).text
-        except PlanRefusedError:
-            alone = replace(request.observation, instruction=step)
-            return self.other.next_subtasks([replace(request, observation=alone, finished=())])[0]
+        alone = replace(request.observation, instruction=step)
+        return self.other.next_subtasks([replace(request, observation=alone, finished=())])[0]
+
+    def needs_none(self, instruction: str) -> bool:
+        """Say whether an instruction is one step that the grammar reads, about which there is nothing to plan."""
+        steps = steps_of(instruction, self.grammar)
+        return len(steps) == 1 and self.grammar.reads(steps[0])
 
 
 class ScriptedPlanner:
@@ -110,11 +133,11 @@ class ChatPlanner:
         """Prepare.
 
         url: up to and without /chat/completions; skills: sentences as examples of what may be asked for; token: sent as
-        bearer; timeout_s: of one request.
+        bearer; timeout_s: of one request, from the connection to the last byte of the answer.
         """
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.model, self.url = model, url.rstrip("/")
-        self._client = httpx.Client(headers=headers, timeout=timeout_s)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.model, self.url, self._timeout_s = model, url.rstrip("/"), timeout_s
+        self._context = httpx.create_ssl_context()
         self._system = (
             "You plan for a robot arm. Answer with exactly one subtask, worded like one of these: "
             + "; ".join(skills)
@@ -134,9 +157,9 @@ class ChatPlanner:
             "messages": [{"role": "system", "content": self._system}, {"role": "user", "content": _content(request)}],
         }
         try:
-            response = self._client.post(f"{self.url}/chat/completions", json=body)
-            response.raise_for_status()
-            text = response.json()["choices"][0]["message"]["content"]
+            text = asyncio.run(self._post(body)).json()["choices"][0]["message"]["content"]
+        except TimeoutError as error:
+            raise PlannerError(f"{self.url} did not answer within {self._timeout_s:g} s") from error
         except httpx.HTTPError as error:
             raise PlannerError(f"{self.url} does not answer: {error}") from error
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -144,6 +167,15 @@ class ChatPlanner:
         if not isinstance(text, str) or not text.strip():
             raise PlannerError(f"{self.url} answered nothing")
         return text.strip()[:ANSWER_CHARACTERS]
+
+    async def _post(self, body: dict) -> httpx.Response:
+        """Post within the time, all in all; httpx would limit each read, of which a dripping answer has thousands."""
+        async with (
+            asyncio.timeout(self._timeout_s),
+            httpx.AsyncClient(headers=self._headers, timeout=None, verify=self._context) as client,
+        ):
+            response = await client.post(f"{self.url}/chat/completions", json=body)
+            return response.raise_for_status()
 
 
 def _content(request: PlanRequest) -> list[dict]:

@@ -16,7 +16,7 @@ from vla.control.hierarchy import Hierarchy, Note, Pacing, within_reach
 from vla.control.planner import ChatPlanner, ClausePlanner, PolicyPlanner
 from vla.control.steering import Steering, Verbatim
 from vla.control.supervisor import Supervisor, Turn
-from vla.model.prompts import has_several_steps
+from vla.control.words import UnknownWords
 from vla.types import ActionChunk, Observation
 
 PATIENCE_S = 5.0  # for which a subtask that is being checked goes on
@@ -26,10 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stepping:
-    """Steers a loop (see `Steering`) through the subtasks of one instruction; other words start it anew.
-
-    An instruction of one step goes to the controller as it is.
-    """
+    """Steers a loop (see `Steering`) through the subtasks of one instruction; other words start it anew, at once."""
 
     def __init__(
         self,
@@ -38,10 +35,19 @@ class Stepping:
         pacing: Pacing,
         control_hz: float,
         thread: Executor | None = None,
+        plain: Callable[[str], bool] = lambda instruction: False,
+        reads_any: bool = False,
     ) -> None:
-        """control_hz: control steps a second, in which the pacing counts. thread: where to think, one of its own."""
+        """Prepare.
+
+        control_hz: control steps a second, in which the pacing counts. thread: where to think, one of its own. plain:
+        says which instructions go to the controller as they are. reads_any: whether the planner reads words that the
+        policy does not know, so that only the subtasks must be known.
+        """
         self.hierarchy = Hierarchy(instruction, pacing)
-        self._supervisor, self._control_hz = supervisor, control_hz
+        self.reads_any = reads_any
+        self._supervisor, self._control_hz, self._plain = supervisor, control_hz, plain
+        self._own_thread = thread is None
         self._thread = thread or ThreadPoolExecutor(1, "planner")
         self._thinking: Future[None] | None = None
         self._meanwhile: str | None = None  # the subtask while the planner thinks
@@ -55,13 +61,16 @@ class Stepping:
         """Take note of the newest observation; return the subtask, None while there is none."""
         if self._began_s is None:
             self._began_s = observation.time_s
-        if self._busy():
+        changed = observation.instruction != self.hierarchy.instruction
+        if changed:
+            self._abandon()
+        elif self._busy():
             return self._meanwhile if observation.time_s <= self._asked_s + PATIENCE_S else None
         self._pass_on()
         again, self._once_more = self._once_more and self.hierarchy.ended is not None, False
-        if again or observation.instruction != self.hierarchy.instruction:
+        if changed or again:
             self.hierarchy, self._told = Hierarchy(observation.instruction, self.hierarchy.pacing), 0
-        if not has_several_steps(observation.instruction):
+        if self._plain(observation.instruction):
             return observation.instruction
         hierarchy = self.hierarchy
         due = hierarchy.wants_plan and self._step(observation.time_s) >= hierarchy.ask_step
@@ -94,6 +103,13 @@ class Stepping:
             self.tell(note)
         self._told = len(notes)
 
+    def _abandon(self) -> None:
+        """Leave a thread that thinks about words that are not wanted any more, with its hierarchy, to end by itself."""
+        if self._thinking is not None and not self._thinking.done() and self._own_thread:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = ThreadPoolExecutor(1, "planner")
+        self._thinking, self._not_before_s = None, -inf
+
     def _busy(self) -> bool:
         """Whether the planner thinks; what it failed at counts as a refusal, unless nobody was there to ask.
 
@@ -116,10 +132,14 @@ class Stepping:
 
 
 def by_policy(*, policy: Any, grammar: Grammar, instruction: str, pacing: Pacing, control_hz: float) -> Steering:
-    """Let the policy plan for itself; raises ValueError where it does not plan in words."""
+    """Let the policy plan for itself; raises ValueError where it does not plan in words.
+
+    An instruction of one step that the grammar reads goes to the controller as it is.
+    """
     _must(policy, "planner=policy", "next_subtask", "generate")
-    supervisor = Supervisor(ClausePlanner(grammar, PolicyPlanner(policy)), grammar, policy)
-    return Stepping(supervisor, instruction, within_reach(pacing, policy), control_hz)
+    planner = ClausePlanner(grammar, PolicyPlanner(policy))
+    supervisor = Supervisor(planner, grammar, policy, getattr(policy, "unknown_words", None))
+    return Stepping(supervisor, instruction, within_reach(pacing, policy), control_hz, plain=planner.needs_none)
 
 
 def by_chat(
@@ -133,16 +153,23 @@ def by_chat(
     model: str,
     timeout_s: float,
 ) -> Steering:
-    """Let an endpoint plan (see ChatPlanner); the policy still says what is in sight and what is accomplished."""
+    """Let an endpoint plan (see ChatPlanner), whatever the words; the policy says what is in sight and accomplished."""
     _must(policy, "planner=chat", "generate")
     examples = list({skill.name: skill.text for skill in grammar}.values())
     planner = ChatPlanner(url, model, examples, token=os.environ.get("VLA_CHAT_TOKEN"), timeout_s=timeout_s)
-    return Stepping(Supervisor(planner, grammar, policy), instruction, within_reach(pacing, policy), control_hz)
+    supervisor = Supervisor(planner, grammar, policy, getattr(policy, "unknown_words", None))
+    return Stepping(supervisor, instruction, within_reach(pacing, policy), control_hz, reads_any=True)
 
 
 def without_planner(**_: Any) -> Steering:
     """Hand every instruction on as it is."""
     return Verbatim()
+
+
+def who_reads(steering: Steering, policy: object) -> UnknownWords | None:
+    """Return what asks for unknown words in an instruction, None where the policy is not the one to read it."""
+    elsewhere = isinstance(steering, Stepping) and steering.reads_any
+    return None if elsewhere else getattr(policy, "unknown_words", None)
 
 
 def _must(policy: Any, what: str, *methods: str) -> None:

@@ -7,6 +7,7 @@ from vla.control.grammar import Grammar, PlanRefusedError, admit
 from vla.control.hierarchy import Hierarchy
 from vla.control.planner import Planner, PlannerError, PlanRequest
 from vla.control.views import Eyes, views
+from vla.control.words import UnknownWords, WordsRefusedError, admit_words
 from vla.model.prompts import ALL_FINISHED, point_prompt
 from vla.types import Observation
 
@@ -26,8 +27,11 @@ class Turn:
 class Supervisor:
     """Planner, grammar and eyes together; serves many hierarchies in one batch."""
 
-    def __init__(self, planner: Planner, grammar: Grammar, eyes: Eyes) -> None:
-        self.planner, self.grammar, self.eyes = planner, grammar, eyes
+    def __init__(
+        self, planner: Planner, grammar: Grammar, eyes: Eyes, unknown_words: UnknownWords | None = None
+    ) -> None:
+        """unknown_words: asks the controller, which must know the words of each subtask; None lets all pass."""
+        self.planner, self.grammar, self.eyes, self.unknown_words = planner, grammar, eyes, unknown_words
 
     def serve(self, turns: Sequence[Turn]) -> None:
         """Ask and answer until every hierarchy has something to do, has ended, or was refused for now."""
@@ -61,9 +65,10 @@ class Supervisor:
                 continue
             try:
                 skill = self.grammar.parse(text)
+                admit_words(skill.text, self.unknown_words)
                 self._look_for(skill.things, turn)
                 turn.hierarchy.take_plan(admit(skill, turn.hierarchy.seen.__contains__), turn.step)
-            except PlanRefusedError as error:
+            except (PlanRefusedError, WordsRefusedError) as error:
                 turn.hierarchy.take_refusal(str(error), turn.step)
 
     def _look_for(self, things: Sequence[str], turn: Turn) -> None:

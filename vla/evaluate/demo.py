@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vla.control.grammar import Grammar
 from vla.control.hierarchy import Pacing
+from vla.control.planner import steps_of
+from vla.control.words import tidy
 from vla.evaluate import questions
 from vla.evaluate.episodes import Case, Episode
 from vla.evaluate.live import Lines
@@ -25,7 +27,6 @@ from vla.evaluate.suite import world_of
 from vla.evaluate.videos import episode_frames, title_card, write_video
 from vla.evaluate.workers import WorkerCrash, Workers, last_words
 from vla.model.checkpoint import DEFAULT, load
-from vla.model.prompts import has_several_steps
 from vla.result import write_result
 
 
@@ -65,17 +66,18 @@ def show(
     scene = world_of(world, policy.embodiment, render_mode="human" if view else "rgb_array")
     own = tidy(instruction) if instruction else None
     texts = [text for text in (own, *instructions) if text]
+    several = {text: len(steps_of(text, grammar)) > 1 for text in texts}
     cases = [
         Case(
             task=text,
             world=scene,
             seed=seed + index,
             options={"instruction": text},
-            stepping=has_several_steps(text),
+            stepping=several[text],
             group="demo",
             questions=questions_asked,
             record=True,
-            max_steps=max_steps["several" if has_several_steps(text) else "single"],
+            max_steps=max_steps["several" if several[text] else "single"],
         )
         for index, text in enumerate(texts)
     ]
@@ -92,11 +94,6 @@ def show(
         print(f"  “{refusal.instruction}” is not carried out. {refusal.reason}")
         print("  The arm did not move. Try for example: " + "; ".join(f"“{text}”" for text in refusal.examples))
     return _write(policy, episodes, refusal, out=out, checkpoint=checkpoint, typed=own, view=view, started_s=started_s)
-
-
-def tidy(text: str) -> str:
-    """Write an instruction as the policy reads it: lower case, single spaces, nothing after the last word."""
-    return " ".join(text.lower().split()).rstrip(" .!?,;")
 
 
 def unknown(policy: PlanningPolicy, text: str, examples: Sequence[str]) -> Refusal | None:

@@ -11,11 +11,6 @@ NAMES = ("dax", "wug", "blicket", "fep", "toma", "gazzer", "zup", "modi")  # mad
 ALL_FINISHED = "done"  # the planner's answer when nothing remains
 
 
-def has_several_steps(instruction: str) -> bool:
-    """Whether an instruction asks for one thing after another, so that a planner has to split it."""
-    return len(split_steps(instruction)) > 1
-
-
 def split_steps(instruction: str) -> list[str]:
     """Cut an instruction where its words say that another step follows."""
     return [step for step in SEVERAL.split(instruction.strip(" .,;")) if step]
