@@ -20,6 +20,7 @@ from vla.control.listener import bind
 from vla.model.policy import VLAPolicy
 from vla.serve.client import RemotePolicy
 from vla.serve.errors import DeadlineMissed, Refusal, ServerGone, StaleAnswer, WrongAnswer
+from vla.serve.limits import Limits
 from vla.serve.line import Backoff
 from vla.serve.server import PolicyServer, in_background
 from vla.serve.wire import pack, unpack
@@ -214,6 +215,53 @@ def test_patience_waits_for_a_server_that_is_still_to_come(policy: VLAPolicy) ->
 def test_a_server_that_accepts_and_says_nothing_misses_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServerGone, match="timed out"):
         RemotePolicy(f"ws://127.0.0.1:{silent.getsockname()[1]}", open_s=0.2)
+
+
+class Silent(GatedPolicy):
+    """Its words wait at the gate too."""
+
+    def generate(self, observations: Any, prompts: Any, max_tokens: int = 24, shots: Any = ()) -> list[str]:
+        self.entered.release()
+        assert self.gate.wait(PATIENCE_S)
+        return super().generate(observations, prompts, max_tokens, shots)
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    """A policy whose words can be held up; its gate is open in the end."""
+    made = Silent()
+    yield made
+    made.gate.set()
+
+
+def test_chunks_keep_their_deadline_while_words_hang(start: Start, policy: VLAPolicy, silent: Silent) -> None:
+    seen = observation(1)
+    with remote(start(silent), deadline_s=0.2, text_deadline_s=30.0) as client:
+        silent.shut()
+        thread, said = in_thread(lambda: client.generate([seen], ["is there"], 4))
+        silent.wait_for_a_call()
+        for _ in range(2):  # the second time by a new connection
+            with pytest.raises(DeadlineMissed, match=r"did not answer within 0\.2 s"):
+                client.act([seen])
+            client._line._not_before_s = 0.0
+        assert thread.is_alive()
+        silent.gate.set()
+        client._deadline_s, client._patience_s = PATIENCE_S, PATIENCE_S
+        np.testing.assert_allclose(client.act([seen])[0].actions, policy.act([seen])[0].actions, atol=1e-5)
+        end_of(thread)
+        assert said == [policy.generate([seen], ["is there"], 4)]
+
+
+def test_a_second_connection_is_made_for_words_alone_and_only_where_there_is_room(start: Start) -> None:
+    server = start(limits=Limits(connections=1))
+    with remote(server) as client:
+        client.act([observation(1)])
+        assert server.metrics.summary()["connections"] == 1
+        with pytest.raises(ServerGone, match="1 connections are open, more are not taken"):
+            client.generate([observation(1)], ["is there"], 4)
+        epoch = client.epoch
+        client.act([observation(1)])
+        assert client.epoch == epoch
 
 
 def test_closing_ends_a_call_that_waits_and_every_later_one(start: Start, gated: GatedPolicy) -> None:

@@ -26,6 +26,9 @@ class RemotePolicy:
     A failure is raised at once, as one of the errors in `serve/errors.py`, and says in `retry_in_s` how long the
     server will be left alone; calls before that fail without touching the network. A new connection is a new epoch:
     `ActionChunk.extra` holds `epoch`, which differs from `self.epoch` once the chunk is out of date.
+
+    Words have a connection of their own, from the first time that they are asked for on, so that a chunk never waits
+    for them on this side: its deadline holds, and it is asked for again, while a planner still waits for its answer.
     """
 
     def __init__(
@@ -52,14 +55,10 @@ class RemotePolicy:
         self.glimpses: dict[str, np.ndarray] = {}  # what some of the cameras showed in training, see model/glimpses.py
         self.ready: np.ndarray | None = None  # float32[A], the pose that `types.READY` leads back to, if it knows one
         self._episodes = 0
-        self._lock = threading.Lock()
-        self._line = Line(
-            url,
-            token=token or os.environ.get(TOKEN_VARIABLE),
-            open_s=open_s,
-            message_bytes=Limits().message_bytes,
-            meet=self._meet,
-        )
+        settings: dict[str, Any] = {"token": token or os.environ.get(TOKEN_VARIABLE), "open_s": open_s}
+        settings |= {"message_bytes": Limits().message_bytes, "meet": self._meet}
+        self._line, self._lock = Line(url, **settings), threading.Lock()
+        self._text_line, self._text_lock = Line(url, **settings), threading.Lock()
         self._patiently(self._line.open)
         if body is not None:
             try:
@@ -73,7 +72,7 @@ class RemotePolicy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self.close()
 
     @property
@@ -109,7 +108,8 @@ class RemotePolicy:
             if given is not None:
                 message |= {"given": np.asarray(given[index], np.float32), "given_steps": given_steps}
             began_s = time.monotonic()
-            answer = self._ask(message, self._deadline_s)
+            with self._lock:
+                answer = self._ask(self._line, message, self._deadline_s)
             extra = {"epoch": self.epoch, "round_trip_s": time.monotonic() - began_s}
             chunks.append(_chunk(answer, observation, len(self.embodiment.joints), extra))
         return chunks
@@ -134,24 +134,26 @@ class RemotePolicy:
         return self._words({"mode": "unknown_words", "prompt": text}, "words", list)
 
     def close(self) -> None:
-        """Close the connection, from any thread; a call that waits ends in ServerGone."""
-        self._line.hang_up()
-        with self._lock:
-            self._line.drop()
+        """Close the connections, from any thread; calls that wait end in ServerGone."""
+        for line in (self._line, self._text_line):
+            line.hang_up()
+        for line, lock in ((self._line, self._lock), (self._text_line, self._text_lock)):
+            with lock:
+                line.drop()
 
     def _words(self, message: dict[str, Any], key: str, kind: type) -> Any:
-        answer = self._ask(message, self._text_deadline_s)
+        with self._text_lock:
+            answer = self._ask(self._text_line, message, self._text_deadline_s)
         if not isinstance(answer.get(key), kind):
             raise WrongAnswer(f"{self._line.url} answers without {key!r}")
         return answer[key]
 
-    def _ask(self, message: dict[str, Any], deadline_s: float) -> dict[str, Any]:
-        with self._lock:
-            episodes = self._episodes
-            answer = self._patiently(lambda: self._line.exchange(message, deadline_s))
-            if episodes != self._episodes:
-                raise StaleAnswer("the answer belongs to an episode that is over")
-            return answer
+    def _ask(self, line: Line, message: dict[str, Any], deadline_s: float) -> dict[str, Any]:
+        episodes = self._episodes
+        answer = self._patiently(lambda: line.exchange(message, deadline_s))
+        if episodes != self._episodes:
+            raise StaleAnswer("the answer belongs to an episode that is over")
+        return answer
 
     def _patiently(self, attempt: Any) -> Any:
         """Return what an attempt returns, repeated for `patience_s` where the server is not there."""
