@@ -280,3 +280,10 @@ def test_the_words_of_an_operator_must_be_known_where_the_policy_reads_them():
     assert [ask("tidy up") for ask in reads] == [["tidy"]] * 2
     assert who_reads(by_chat(**made, **chat), policy) is None
     assert who_reads(Verbatim(), object()) is None
+
+
+def test_a_policy_whose_server_answers_with_chunks_only_cannot_plan():
+    policy = Planning(SECOND)
+    policy.talks = False
+    with pytest.raises(ValueError, match="answers with chunks only; possible: planner=none"):
+        by_policy(policy=policy, grammar=TABLETOP, instruction=SECOND, **PACE)

@@ -120,6 +120,17 @@ def test_a_refusal_arrives_with_its_code_and_the_connection_is_kept(start: Start
         assert client.epoch == epoch
 
 
+def test_a_patient_client_waits_where_it_has_asked_too_often(start: Start) -> None:
+    server = start(limits=Limits(requests_per_s=20.0, burst=1))
+    with remote(server) as hasty, pytest.raises(Refusal) as refused:
+        hasty.act([observation(1)] * 20)
+    assert refused.value.code == "rate_limited"
+    with remote(server, patience_s=PATIENCE_S) as client:
+        assert len(client.act([observation(1)] * 20)) == 20
+        with pytest.raises(Refusal, match="tokens, the model reads 32"):
+            client.act([observation(1, "pick " * 100)])
+
+
 def test_the_token_is_sent_and_a_wrong_one_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     server = start(token="sesame")
     with remote(server, token="sesame") as client:
@@ -333,6 +344,18 @@ def test_the_ready_pose_comes_with_the_greeting(start: Start, ready: list[float]
 def test_a_ready_pose_that_is_none_is_refused(start: Start, told: object) -> None:
     greeting = unpack(hello(start)) | {"ready": told}
     with impostor(greeting=pack(greeting)) as url, pytest.raises(WrongAnswer, match="ready pose must be 3 finite"):
+        RemotePolicy(url, **SLOW)
+
+
+@pytest.mark.parametrize(("modes", "talks"), [({}, False), ({"modes": ["act", "generate"]}, True)])
+def test_whether_it_answers_in_words_comes_with_the_greeting(start: Start, modes: dict[str, Any], talks: bool) -> None:
+    greeting = {key: value for key, value in unpack(hello(start)).items() if key != "modes"} | modes
+    with impostor(greeting=pack(greeting)) as url, RemotePolicy(url, **SLOW) as client:
+        assert client.talks is talks
+
+
+def test_modes_that_are_none_are_refused(start: Start) -> None:
+    with impostor(greeting=pack(unpack(hello(start)) | {"modes": 1})) as url, pytest.raises(WrongAnswer, match="modes"):
         RemotePolicy(url, **SLOW)
 
 

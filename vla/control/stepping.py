@@ -174,6 +174,8 @@ def who_reads(steering: Steering, policy: object) -> UnknownWords | None:
 
 def _must(policy: Any, what: str, *methods: str) -> None:
     missing = [method for method in methods if not callable(getattr(policy, method, None))]
-    if missing:
-        lacks = f"{type(policy).__name__} has no {', '.join(missing)}"
+    lacks = f"{type(policy).__name__} has no {', '.join(missing)}" if missing else ""
+    if not getattr(policy, "talks", True):
+        lacks = "its server answers with chunks only"
+    if lacks:
         raise ValueError(f"{what} needs a policy that answers in words, {lacks}; possible: planner=none")

@@ -4,7 +4,7 @@ import logging
 import multiprocessing
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from vla.control.hierarchy import Pacing
 from vla.evaluate import realtime, rollout, suite, summary
+from vla.evaluate.pilot import PlanningPolicy
 from vla.evaluate.realtime import RealtimeHost, Timing
 from vla.evaluate.report import console_table, write_report
 from vla.evaluate.rollout import single_latencies_s
 from vla.evaluate.workers import Workers
 from vla.model.checkpoint import DEFAULT, load
-from vla.model.policy import VLAPolicy
 from vla.result import write_result
 from vla.types import Observation
 
@@ -37,11 +37,12 @@ def main(config: DictConfig) -> None:
     """Run the evaluation, then write result.json, episodes.jsonl, videos and report.html."""
     out = Path(HydraConfig.get().runtime.output_dir)
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    settings["checkpoint"] = settings["checkpoint"] or str(DEFAULT)
+    settings["checkpoint"] = settings["policy"] or settings["checkpoint"] or str(DEFAULT)
     _check_mode(settings, HydraConfig.get().overrides.task)
     torch.set_num_threads(settings["threads"])
-    policy = load(settings["checkpoint"], device=settings["device"])
-    other = load(settings["against"], device=settings["device"]) if settings["against"] else None
+    policy = _maker(config, settings["checkpoint"])()
+    other = _maker(config, settings["against"])() if settings["against"] else None
+    _leave_out_words(settings, [policy, other])
 
     body, seed, count = policy.embodiment, settings["seed"], settings["episodes"]
     single = suite.single_cases(settings["tasks"], body, episodes=count, seed=seed, record=True)
@@ -76,7 +77,7 @@ def main(config: DictConfig) -> None:
     gallery = suite.Gallery(out / "videos", body, each=settings["videos"])
     started_s = time.monotonic()
     cases = [*single, *long, *held_out, *controls]
-    with _started(config, policy, settings["checkpoint"]) as (workers, run):
+    with _started(config, policy, _maker(config, settings["checkpoint"])) as (workers, run):
         episodes = suite.fly(cases, run=run, record=record, gallery=gallery, label="eval")
         log.info("timing single chunks")
         first = workers.all[0].ask("reset", cases[0].world, seed, cases[0].options, False)
@@ -87,7 +88,7 @@ def main(config: DictConfig) -> None:
         )
     result = suite.summarise(episodes, policy=policy, tolerance_s=settings["tolerance_s"], latencies_s=latencies_s)
     if other is not None:
-        with _started(config, other, settings["against"]) as (_, run):
+        with _started(config, other, _maker(config, settings["against"])) as (_, run):
             rivals = suite.fly([*single, *long], run=run, record=record, gallery=gallery, label="against")
         result["against"] = _compare(episodes, rivals, settings["against"])
 
@@ -100,6 +101,23 @@ def main(config: DictConfig) -> None:
     path = write_result(out, **result)
     print(console_table(result))
     print(f"\n{path}\n{out / 'report.html'}")
+
+
+def _maker(config: DictConfig, source: str) -> Callable[[], PlanningPolicy]:
+    """Return what makes the policy of a checkpoint folder or behind a URL, in this process and in others."""
+    if "://" not in source:
+        return partial(load, source, device=config.device)
+    if config.remote is None:
+        raise ValueError(f"{source}: no client is configured; give remote._target_, called with url=")
+    return instantiate(config.remote, url=source, _partial_=True)
+
+
+def _leave_out_words(settings: dict[str, Any], policies: Sequence[PlanningPolicy | None]) -> None:
+    """Fly no long instructions and ask no questions where a policy is behind a server that answers none."""
+    if all(getattr(policy, "talks", True) for policy in policies):
+        return
+    log.warning("no long instructions and no questions: the server of the policy answers in actions only")
+    settings["long_horizon"]["episodes"] = settings["held_out"]["questions"] = 0
 
 
 def _check_mode(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -120,8 +138,10 @@ def _is_about(key: str, override: str) -> bool:
 
 
 @contextmanager
-def _started(config: DictConfig, policy: VLAPolicy, checkpoint: str) -> Iterator[tuple[Workers, suite.Run]]:
-    """Start the workers for the mode; yield them and what runs cases on them."""
+def _started(
+    config: DictConfig, policy: PlanningPolicy, make_policy: Callable[[], PlanningPolicy]
+) -> Iterator[tuple[Workers, suite.Run]]:
+    """Start the workers for the mode, in real time with a policy each; yield them and what runs cases on them."""
     pacing, grammar = Pacing(**config.pacing), instantiate(config.skills)
     if config.mode == "lockstep":
         with Workers(config.workers) as workers:
@@ -129,9 +149,8 @@ def _started(config: DictConfig, policy: VLAPolicy, checkpoint: str) -> Iterator
         return
     timing = Timing(instantiate(config.strategy, _partial_=True), config.latency_ms / 1000)
     around = instantiate(config.realtime, _convert_="all")
-    loaded = partial(load, checkpoint, device=config.device)
     multiprocessing.set_forkserver_preload([realtime.__name__])  # torch is loaded once for all workers
-    with Workers(config.workers, partial(RealtimeHost, loaded, around, pacing, grammar)) as workers:
+    with Workers(config.workers, partial(RealtimeHost, make_policy, around, pacing, grammar)) as workers:
         yield workers, partial(realtime.run, policy=policy, workers=workers, timing=timing)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from vla.model.prompts import plan_prompt
-from vla.serve.errors import DeadlineMissed, ServerGone, StaleAnswer, WrongAnswer
+from vla.serve.errors import DeadlineMissed, Refusal, ServerGone, StaleAnswer, WrongAnswer
 from vla.serve.limits import Limits
 from vla.serve.line import Line
 from vla.types import ActionChunk, ContractError, Embodiment, Observation
 
 TOKEN_VARIABLE = "VLA_TOKEN"
+HASTY_S = 0.05  # that a patient client waits where it has asked more often than the server allows
 GLIMPSE_PIXELS = 256  # the longest side that is believed
 
 
@@ -46,14 +47,15 @@ class RemotePolicy:
 
         url: such as ws://127.0.0.1:8000. token: null takes what the environment variable VLA_TOKEN holds.
         deadline_s, text_deadline_s: for a chunk, for generated text. open_s: for each part of making a connection.
-        patience_s: for how long a call goes on trying where there is no server; 0 where a robot moves, more where an
-        evaluation can wait for a restart.
+        patience_s: for how long a call goes on trying where there is no server, or where it has asked too often; 0
+        where a robot moves, more where an evaluation can wait for a restart.
         """
         self._deadline_s, self._text_deadline_s, self._patience_s = deadline_s, text_deadline_s, patience_s
         self._embodiment: Embodiment | None = None
         self._policy: object = None  # which one it is, as the server says
         self.glimpses: dict[str, np.ndarray] = {}  # what some of the cameras showed in training, see model/glimpses.py
         self.ready: np.ndarray | None = None  # float32[A], the pose that `types.READY` leads back to, if it knows one
+        self.talks = False  # whether it answers in words too, and can plan
         self._episodes = 0
         settings: dict[str, Any] = {"token": token or os.environ.get(TOKEN_VARIABLE), "open_s": open_s}
         settings |= {"message_bytes": Limits().message_bytes, "meet": self._meet}
@@ -156,21 +158,24 @@ class RemotePolicy:
         return answer
 
     def _patiently(self, attempt: Any) -> Any:
-        """Return what an attempt returns, repeated for `patience_s` where the server is not there."""
+        """Return what an attempt returns, repeated for `patience_s` where the server is not there or wants a pause."""
         end_s = time.monotonic() + self._patience_s
         while True:
             try:
                 return attempt()
-            except (ServerGone, DeadlineMissed) as error:
-                if time.monotonic() + error.retry_in_s >= end_s:
+            except (ServerGone, DeadlineMissed, Refusal) as error:
+                hasty = isinstance(error, Refusal) and error.code == "rate_limited"
+                pause_s = HASTY_S if hasty else error.retry_in_s
+                if (isinstance(error, Refusal) and not hasty) or time.monotonic() + pause_s >= end_s:
                     raise
-                time.sleep(error.retry_in_s)
+                time.sleep(pause_s)
 
     def _meet(self, metadata: dict[str, Any]) -> None:
         """Take over what the first server says, and refuse another policy that comes back in its place."""
         embodiment, policy = _embodiment(metadata), metadata.get("policy")
         if self._embodiment is None:
             self.glimpses, self.ready = _glimpses(metadata, embodiment), _ready(metadata, embodiment)
+            self.talks = "generate" in _modes(metadata)
             self._embodiment, self._policy = embodiment, policy
             return
         differences = self._embodiment.differences(embodiment)
@@ -196,6 +201,14 @@ def _embodiment(metadata: dict[str, Any]) -> Embodiment:
     if body.hash() != metadata.get("embodiment_hash"):
         raise WrongAnswer("its embodiment does not have the hash that it says")
     return body
+
+
+def _modes(metadata: dict[str, Any]) -> list[Any]:
+    """Read what can be asked for; a server that does not say so answers with chunks."""
+    told = metadata.get("modes", ["act"])
+    if not isinstance(told, list):
+        raise WrongAnswer("its modes must be a list of names")
+    return told
 
 
 def _glimpses(metadata: dict[str, Any], body: Embodiment) -> dict[str, np.ndarray]:
