@@ -25,6 +25,7 @@ from vla.control.planner import (
     PlanRequest,
     PolicyPlanner,
     ScriptedPlanner,
+    steps_of,
 )
 from vla.control.supervisor import Supervisor, Turn
 from vla.model.prompts import JOINS, split_steps
@@ -219,6 +220,36 @@ def test_steps_are_read_in_order_and_another_planner_is_asked_what_the_grammar_c
         "put the blue cube in the red bowl",
         "open the drawer",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "steps"),
+    [
+        (
+            "put the red cube in the blue bowl and open the drawer and hit the button, then close the drawer",
+            ["put the red cube in the blue bowl", "open the drawer", "hit the button", "close the drawer"],
+        ),
+        ("pick up the red cube and put it in the blue bowl", ["pick up the red cube and put it in the blue bowl"]),
+        ("open the drawer and look inside", ["open the drawer and look inside"]),
+    ],
+)
+def test_an_and_joins_steps_where_all_of_them_can_be_read(said, steps):
+    assert steps_of(said, TABLETOP) == steps
+
+
+def test_what_failed_is_told_to_the_planner_that_can_choose():
+    class Other(ScriptedPlanner):
+        failed = ""
+
+        def next_subtasks(self, requests):
+            self.failed = requests[0].failed
+            return super().next_subtasks(requests)
+
+    other = Other([])
+    planner = ClausePlanner(TABLETOP, other)
+    for words in ("open the drawer", "let me see into the drawer"):
+        planner.next_subtasks([PlanRequest(dataclasses.replace(SEEN, instruction=words), failed="open the drawer")])
+        assert other.failed == ("open the drawer" if "let" in words else "")
 
 
 @given(st.lists(st.sampled_from(sorted(language._GOAL_OF, key=str)), min_size=1, max_size=5), st.randoms())
