@@ -24,13 +24,14 @@ from vla.video.child import Decoder
 from vla.video.decode import ClipError, Limits, VideoClip
 from vla.video.embed import EndpointEmbedder
 from vla.video.fingerprint import fingerprint
-from vla.video.flag import ERROR, NOTE, WARNING, Flag, remedy
+from vla.video.flag import ERROR, NOTE, WARNING, Flag
 from vla.video.index import Embedder, build, closeness
 from vla.video.live import QUESTION, Live, told
 from vla.video.objects import Detector
 from vla.video.ocr import RapidReader
 from vla.video.quality import compare
 from vla.video.reading import Reader
+from vla.video.remedy import remedy
 from vla.video.routing import RoutedWords
 from vla.video.source import Item, find
 from vla.video.stream import PacedClip, StreamClip, is_stream

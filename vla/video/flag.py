@@ -1,10 +1,6 @@
-"""A flag: one fault of a recording, how grave it is, where, its numbers, and what to do about a list of them."""
+"""A flag: one fault of a recording, how grave it is, where, and its numbers."""
 
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from vla.video.source import Item
 
 ERROR, WARNING, NOTE = "error", "warning", "note"  # do not train on it; look at it; good to know
 CODES = {  # code -> what it means
@@ -36,7 +32,6 @@ CODES = {  # code -> what it means
     "outlier": "a figure is far from that of the other episodes",
     "orders": "text in the picture reads like orders to a model",
 }
-TRIMMED = ("idle_start", "idle_end")
 
 
 @dataclass(frozen=True)
@@ -53,38 +48,3 @@ class Flag:
 
     def __post_init__(self) -> None:
         assert self.code in CODES and self.severity in (ERROR, WARNING, NOTE), self
-
-
-def remedy(items: Sequence[Item], flags: Sequence[Sequence[Flag]]) -> list[str]:
-    """Return ready-made lines that exclude items with errors and trim idle ends: shell commands and comments on them.
-
-    Episodes are excluded with lerobot's own tool, which writes a new dataset; files are cut by ffmpeg.
-    """
-    lines: list[str] = []
-    bad = [item for item, found in zip(items, flags, strict=True) if any(flag.severity == ERROR for flag in found)]
-    for root in dict.fromkeys(item.path for item in bad if item.fps is not None):
-        numbers = [item.episode for item in bad if item.path == root and item.fps is not None]
-        name = shlex.quote(root.name)
-        lines += [
-            f"# episodes of {root} to drop: {numbers}",
-            f"lerobot-edit-dataset --repo_id local/{name} --root {shlex.quote(str(root))} "
-            f"--new_repo_id local/{name}-clean --new_root {shlex.quote(str(root) + '-clean')} "
-            f'--operation.type delete_episodes --operation.episode_indices "{numbers}"',
-        ]
-    lines += [f"# leave out: {shlex.quote(str(item.path))}" for item in bad if item.fps is None]
-    for item, found in zip(items, flags, strict=True):
-        idle = {flag.code: flag for flag in found if flag.code in TRIMMED}
-        if idle and item not in bad:
-            lines.append(_trim(item, idle))
-    return lines
-
-
-def _trim(item: Item, idle: dict[str, Flag]) -> str:
-    start_s = idle["idle_start"].stop_s if "idle_start" in idle else 0.0
-    stop_s = idle["idle_end"].start_s if "idle_end" in idle else None
-    if item.rows is not None:
-        until = "" if stop_s is None else f" to {stop_s:.2f} s"
-        return f"# trim {item.name} of {item.path}: keep from {start_s:.2f} s{until}"
-    end = "" if stop_s is None else f" -to {stop_s:.2f}"
-    target = item.path.with_name(f"{item.path.stem}-trimmed.mp4")
-    return f"ffmpeg -ss {start_s:.2f}{end} -i {shlex.quote(str(item.path))} -c:v libx264 {shlex.quote(str(target))}"
