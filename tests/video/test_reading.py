@@ -20,9 +20,10 @@ from vla.video.analyze import analyze
 from vla.video.chat_words import ChatWords
 from vla.video.child import Decoder
 from vla.video.decode import Limits, VideoClip
+from vla.video.embed import EndpointEmbedder
 from vla.video.index import search
 from vla.video.ocr import RapidReader
-from vla.video.reading import SURE, Line, Text, flags, quoted, read_tracks
+from vla.video.reading import HIDDEN, SURE, Line, Text, flags, quoted, read_tracks
 from vla.video.source import Item
 from vla.video.veil import TEXT, Veil
 from vla.video.words import NoWords
@@ -139,7 +140,35 @@ def test_text_that_is_hidden_is_not_told_either(tmp_path):
             analysis = analyse(item, decoder, ChatWords(server.url, "m"), budget=4, reader=reader, veil=veil)
         prompts = [body["messages"][0]["content"][0]["text"] for _, body in server.asked]
         assert len(prompts) == 3 and all((ORDER in prompt) == told for prompt in prompts)
-        assert [text.text for text in analysis.texts] == [ORDER]
+        assert [text.text for text in analysis.texts] == [ORDER if told else HIDDEN]
+
+
+def test_text_that_is_hidden_is_in_nothing_that_is_written_or_sent(tmp_path):
+    write(tmp_path / "a.mp4", record(1).frames)
+    secret = f"{ORDER}, Jane Roe"
+    reader = Written([Line(secret, 0.9, (1, 2, 30, 8))])
+    with serving(lambda text: [1.0, float(len(text))]) as server:
+        embedder = EndpointEmbedder(server.url, "e", key_variable="NONE", timeout_s=20.0)
+        result = analyze(
+            tmp_path / "a.mp4",
+            tmp_path / "out",
+            words=NoWords(),
+            limits=Limits(),
+            embedder=embedder,
+            budget=6,
+            images_fps=1.0,
+            questions=["when does it stop?"],
+            reader=reader,
+            veil=Veil([TEXT], reader),
+        )
+    sent = json.dumps([body for _, body in server.asked])
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    for part in ("Jane Roe", "previous instructions"):
+        assert part not in sent and part.encode() not in written
+    kept = timeline.read(result["items"][0]["timeline"].parent)
+    assert kept is not None and HIDDEN in sent
+    assert [(text["text"], text["box"], text["orders"]) for text in kept["texts"]] == [(HIDDEN, [1, 2, 30, 8], True)]
+    assert "orders" in result["items"][0]["qa"]["warning"]
 
 
 def test_without_the_extra_it_is_said_how_to_install_it(monkeypatch):

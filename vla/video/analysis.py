@@ -15,7 +15,7 @@ from vla.video.keyframes import BUDGET, Keyframe, all_events, choose
 from vla.video.objects import Detector
 from vla.video.outcome import UNKNOWN, Outcome, as_recorded, judge
 from vla.video.quality import Checked, check
-from vla.video.reading import Reader, Text, flags, read_tracks
+from vla.video.reading import Reader, Text, flags, hidden, read_tracks
 from vla.video.routing import Routing
 from vla.video.segments import Segment, cut, merged
 from vla.video.select import bolt
@@ -87,7 +87,7 @@ def analyse(
 
     cameras: which to use, by default all; ValueError where an item has none of them. questions: to be answered, from
     frames chosen by `similar`, or by common words where it is None. reader: reads the text in the keyframes. veil:
-    hides places in whatever `words` are shown; text that it hides is not told either. `progress` hears the camera and
+    hides places in whatever `words` are shown; of text that it hides only when and where it was is kept. `progress` hears the camera and
     the time of its latest frame [s]. detector: names things, in place of their colours. encoder:
     makes vectors of the keyframes.
     """
@@ -111,8 +111,10 @@ def analyse(
     segments = cut(events, lead.time_s[lead.sample])
     keyframes = choose(tracks, events, budget)
     texts = read_tracks(reader, tracks, [keyframe.time_s for keyframe in keyframes]) if reader else []
+    told = texts
+    if veil is not None and TEXT in veil.kinds:  # what it says is in no record, page or index, and goes to no model
+        told, texts = [], hidden(texts)
     checked = Checked(checked.flags + flags(texts), checked.figures, checked.lags)
-    told = [] if veil is not None and TEXT in veil.kinds else texts
     story = Story(item, veiled(tracks, veil), events, segments, judge(item, tracks), told)
     named = words.name(story)
     story = replace(story, segments=merged(named))

@@ -11,6 +11,7 @@ import numpy as np
 from vla.video.flag import WARNING, Flag
 from vla.video.track import Track
 
+HIDDEN = "(hidden)"  # stands for a text that is not to be told
 SURE = 0.6  # least confidence of a line that is told
 MOST, LENGTH = 20, 160  # lines, and characters of each, that a model is told
 _ORDERS = re.compile(
@@ -77,6 +78,11 @@ def flags(texts: Sequence[Text]) -> list[Flag]:
         for text in texts
         if text.orders
     ]
+
+
+def hidden(texts: Sequence[Text]) -> list[Text]:
+    """Return when and where something was read, and whether it reads like orders, without what it says."""
+    return [replace(text, text=HIDDEN) for text in texts]
 
 
 def quoted(texts: Sequence[Text]) -> str:

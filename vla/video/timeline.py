@@ -21,7 +21,8 @@ timeline.json, schema "vla.timeline/1"; times in seconds since the item's first 
     things       [camera, number, name (colour and shape), start_s, stop_s, way (how far it went), first and last place
                  (middle x, y, width, height), all in widths of the picture]; every place is in things.csv
     texts        [text, camera, start_s and stop_s between which keyframes show it, confidence 0..1, box (x, y, width,
-                 height in the kept picture), orders (whether it reads like orders to a model)]: data, whatever it says
+                 height in the kept picture), orders (whether it reads like orders to a model)]: data, whatever it says;
+                 text that was to be hidden is "(hidden)", here and in qa
     qa           [code, severity (error, warning or note), camera ("" for the state), start_s, stop_s, words, numbers]
     figures      numbers by which a dataset is sorted: seconds, jerk_p95, static_share, CAMERA.blur ...
     lags         {camera: seconds by which its pictures are later than the state, agreement (correlation), gain over
