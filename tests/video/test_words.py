@@ -22,7 +22,7 @@ from vla.video.chat_words import LABEL, ChatWords, read_names
 from vla.video.keyframes import all_events
 from vla.video.outcome import judge
 from vla.video.plan_words import PlanWords, between_rests, deed, fit
-from vla.video.segments import MEASURED, Segment, cut, merged
+from vla.video.segments import INSTRUCTION, MEASURED, Segment, cut, merged
 from vla.video.sheet import COLUMNS, ROWS, TILE, sheets
 from vla.video.source import Item
 from vla.video.words import Story
@@ -168,14 +168,17 @@ def test_names_that_the_instruction_does_not_give_are_replaced_by_its_next_ones(
     assert fit(answer, TASK, told) == fitted
 
 
-def test_an_instruction_that_the_grammar_reads_is_told_in_its_order(story):
+def test_an_instruction_that_the_grammar_reads_is_told_in_its_order_and_its_labels_name_no_model(story, monkeypatch):
     words = PlanWords(threads=1, skills=TABLETOP)
+    asked: list[object] = []
+    monkeypatch.setattr(words._policy, "next_subtask", lambda *given: asked.append(given))
     tracks = {camera: story.tracks["top"] for camera in ("front", "wrist")}
     item = replace(story.item, task="pull the drawer out, then hit the button")
     named = words.name(Story(item, tracks, story.events, story.segments, UNREAD))
     labels = [part.label for part in named]
     assert labels[0] == "open the drawer" and set(labels) <= {"open the drawer", "press the button"}
-    assert labels == sorted(labels) and all(part.source == words.identity for part in named)
+    assert labels == sorted(labels) and {part.source for part in named} == {INSTRUCTION}
+    assert not asked and all(part.confidence is not None and not part.problem for part in named)
     assert words._steps("do as you like, then hit the button") == []
 
 

@@ -87,8 +87,8 @@ def analyse(
 
     cameras: which to use, by default all; ValueError where an item has none of them. questions: to be answered, from
     frames chosen by `similar`, or by common words where it is None. reader: reads the text in the keyframes. veil:
-    hides places in whatever `words` are shown; of text that it hides only when and where it was is kept. `progress` hears the camera and
-    the time of its latest frame [s]. detector: names things, in place of their colours. encoder:
+    hides places in whatever `words` are shown; of text that it hides only when and where it was is kept. `progress`
+    hears the camera and the time of its latest frame [s]. detector: names things, in place of their colours. encoder:
     makes vectors of the keyframes.
     """
     wanted = {name: clip for name, clip in item.clips.items() if not cameras or name in cameras}

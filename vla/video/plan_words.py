@@ -1,4 +1,4 @@
-"""Names segments with one of our own checkpoints, by the question that it was trained on: what comes next."""
+"""Names segments by the steps of the instruction, or by asking one of our own checkpoints what comes next."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from vla.types import Observation
 from vla.video.answer import NOT_VISIBLE, Answer, cite, measured_answer
 from vla.video.order import in_order
 from vla.video.outcome import Outcome
-from vla.video.segments import Segment, divided
+from vla.video.segments import INSTRUCTION, Segment, divided
 from vla.video.track import Track
 from vla.video.words import Story
 
@@ -31,9 +31,10 @@ class PlanWords:
     """Asks a checkpoint at several frames what the instruction demands next, given what it said before.
 
     It needs an instruction and the checkpoint's cameras. An instruction whose steps the grammar of `skills` can read is
-    told in its order (order.py). Of another one the model says by vote what is done between two rests; which things it
-    is done to is taken from the instruction, in its order, wherever the model names others, for a small model mixes
-    colours up.
+    told in its order (order.py): the model is not asked, the labels' source is the instruction, and their confidence is
+    how clearly the step begins and ends. Of another one the model says by vote what is done between two rests; which
+    things it is done to is taken from the instruction, in its order, wherever the model names others, for a small model
+    mixes colours up.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class PlanWords:
     def _named(self, part: Segment, steps: Sequence[str], begins: Sequence[tuple[float, float]]) -> Segment:
         """Name a segment by the last step that has begun by its middle."""
         number = sum(start_s <= part.middle_s for start_s, _ in begins) - 1
-        return replace(part, label=steps[number], source=self.identity, confidence=begins[number][1])
+        return replace(part, label=steps[number], source=INSTRUCTION, confidence=begins[number][1])
 
     def judge(self, story: Story) -> Outcome:
         """Return the outcome as it was measured: these models were not taught what failures look like."""

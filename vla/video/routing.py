@@ -34,7 +34,8 @@ class RoutedWords:
     """Asks `first`, and `stronger` wherever `first` gave no words or its confidence is below `sure`.
 
     Confidence is agreement: of frames (a checkpoint) or of samples (an endpoint with `samples` above 1), since what
-    models state of themselves says little. Where there is none, only missing words are asked for again.
+    models state of themselves says little; of a step of the instruction it is how clearly it begins. Where there is
+    none, only missing words are asked for again.
     """
 
     def __init__(self, first: Words, stronger: Words, sure: float = 0.8) -> None:

@@ -10,6 +10,7 @@ from vla.video.events import Event
 from vla.video.keyframes import boundaries, near, weights_among
 
 MEASURED = "events"  # the source of a label that no model gave
+INSTRUCTION = "instruction"  # the source of a label that is a step of it, in its order: no model was asked
 DEEDS = {  # kind of the event that ends a segment -> what it is called until a model knows better
     "grasp": "reach and grasp",
     "release": "carry and let go",
@@ -37,11 +38,11 @@ class Segment:
     start_s: float
     stop_s: float
     label: str
-    source: str = MEASURED  # who named it: MEASURED or a model
+    source: str = MEASURED  # who named it: MEASURED, INSTRUCTION or a model
     why: tuple[str, ...] = ()  # the events that end it, the weightiest first; none where the video ends
     kinds: tuple[str, ...] = ()  # of the same events
     problem: str = ""  # what kept a model from naming it
-    confidence: float | None = None  # 0..1, by agreement; None where nothing tells
+    confidence: float | None = None  # 0..1, by agreement, or how clearly a step begins; None where nothing tells
     first: str | None = None  # what a weaker model said, where a stronger one was asked
 
     @property

@@ -8,9 +8,10 @@ timeline.json, schema "vla.timeline/1"; times in seconds since the item's first 
     source       name, episode (null for a file), task (the instruction, "" if unknown), fps and rows that a dataset
                  states (null for a file), cameras {name: codec, width, height, rotation_deg, frames, duration_s}
     keyframes    [frame (number in the first camera), time_s, score, why, kinds, picture (file beside this one)]
-    segments     [start_s, stop_s, label, source ("events", or the model that named it), why, kinds, problem, confidence
-                 (0..1 by agreement, null where nothing tells), first (what a weaker model said where a stronger one
-                 was asked, else null)]
+    segments     [start_s, stop_s, label, source ("events"; "instruction": a step of it, in its order; or the model that
+                 named it), why, kinds, problem, confidence (0..1 by agreement, of a step of the instruction how clearly
+                 it begins, null where nothing tells), first (what a weaker model said where a stronger one was asked,
+                 else null)]
     events       [time_s, kind, signal ("state" or "pixels"), strength 0..1, words]
     outcome      label (failure, success, none or unknown; success only where a model or the recording says so), words,
                  moment_s, mode (null where that is not known), source ("measured", "recorded" or the model), problem,
