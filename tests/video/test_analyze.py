@@ -7,6 +7,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -169,6 +170,10 @@ def test_a_broken_file_among_others_is_reported_and_alone_it_is_an_error(videos,
     broken = next(item for item in result["items"] if item["name"] == "broken.mp4")
     assert broken["qa"]["error"] == ["unreadable"] and broken["report"] is None and broken["frames"] == 0
     assert "leave out" in (tmp_path / "out/remedy.sh").read_text()
+    overview = Page(Path(result["report"]))
+    links = [value for name, value in overview.attributes if name == "href"]
+    assert len(links) == 2 and all((tmp_path / "out" / unquote(link)).is_file() for link in links if link)
+    assert "broken.mp4" in overview.text
     with pytest.raises(ClipError, match=r"broken\.mp4 is not a video that can be read"):
         go(videos / "broken.mp4", tmp_path / "alone")
 

@@ -117,6 +117,16 @@ def test_a_slow_model_holds_nothing_up_and_its_answers_tell_their_time_and_age(v
     assert "s ago: an arm moves" in told(heard[0])
 
 
+def test_a_run_without_end_keeps_the_latest_only_and_counts_all(video, tmp_path, monkeypatch):
+    monkeypatch.setattr("vla.video.live.REMEMBERED", 2)
+    monkeypatch.setattr("vla.video.live.MEASURED", 10)
+    source = live(PacedClip(VideoClip(video)), tmp_path)
+    result = source.run(None, lambda moment: None)
+    lines = [json.loads(line) for line in (tmp_path / "live.jsonl").read_text().splitlines()]
+    assert len(lines) == result["keyframes"] > 2 and json.loads(json.dumps(result["moments"])) == lines[-2:]
+    assert len(source._cost_s) == 10 < result["frames"]
+
+
 class Patient:
     """A camera that gives its next frame when the last one was measured, once the model thinks about the first one."""
 

@@ -179,10 +179,10 @@ def analyze(
                     (out / folder / "report.html").write_text(report.render(record, analysis), encoding="utf-8")
                 for track in analysis.tracks.values():
                     track.thumbnails.unlink()
-            rows.append({"folder": folder.as_posix(), "record": record, "made": made})
+            rows.append({"folder": folder.as_posix(), "record": timeline.brief(record), "made": made})
     if not any(row["record"]["keyframes"] for row in rows):
         raise ClipError(rows[0]["record"]["qa"][0]["words"])
-    index = build(out, [(row["folder"], row["record"]) for row in rows], embedder, encoder)
+    index = build(out, timeline.Records(out, [row["folder"] for row in rows]), embedder, encoder)
     return _finish(path, out, items, rows) | {"index": index}
 
 
@@ -277,8 +277,8 @@ def _summary(item: Item, out: Path, row: dict[str, Any], flags: Sequence[Flag]) 
         "name": item.name,
         "frames": lead["frames"],
         "duration_s": lead["duration_s"],
-        "keyframes": len(record["keyframes"]),
-        "segments": len(record["segments"]),
+        "keyframes": record["keyframes"],
+        "segments": record["segments"],
         "qa": codes | {"answers": record["answers"]},
         "outcome": {key: record["outcome"][key] for key in ("label", "mode", "moment_s", "words")},
         "timeline": folder / "timeline.json",

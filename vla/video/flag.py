@@ -30,6 +30,7 @@ CODES = {  # code -> what it means
     "idle_start": "nothing happens at the beginning",
     "idle_end": "nothing happens at the end",
     "outlier": "a figure is far from that of the other episodes",
+    "crowded": "so many things are in sight that not all their places are kept",
     "orders": "text in the picture reads like orders to a model",
 }
 

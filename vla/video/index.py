@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from vla.video.outcome import FAILURE, MODES
 
 NAME, SCHEMA = "index.sqlite", "vla.index/2"
 RRF = 60  # reciprocal rank fusion, Cormack et al. 2009: a rank counts 1 / (RRF + rank)
+TOGETHER = 1024  # moments that are held at once while the index is written
 DEEP = 200  # moments of each ranking that are fused
 APART_S = 1.0  # hits of one item begin at least this far apart
 _TOLD, _WEIGHTS = "label, task, why", "6.0, 1.0, 2.0"  # what is searched by words, and its weights in BM25
@@ -64,28 +66,30 @@ class Hit:
 
 def build(
     out: Path,
-    records: Sequence[tuple[str, Mapping[str, Any]]],
+    records: Iterable[tuple[str, Mapping[str, Any]]],
     embedder: Embedder | None,
     encoder: FrameEncoder | None = None,
 ) -> Path:
     """Write the index of (folder of the item, its record) into `out` and return its path.
 
-    Vectors of an older index there are taken where text and model are the same. encoder: made those of the keyframes,
-    which lie beside the records.
+    records: are gone through twice, one at a time. encoder: made the vectors of the keyframes, which lie beside the
+    records. Vectors of texts in an older index there are taken where text and model are the same.
     """
     path, partial = out / NAME, out / f".{NAME}.partial"
-    rows = [row for folder, record in records for row in _moments(folder, record)]
-    vectors = _vectors(path, [_text(row) for row in rows], embedder)
-    frames = [row for folder, record in records for row in _frames(out, folder, record)] if encoder else []
+    rows = (row for folder, record in records for row in _moments(folder, record))
+    frames = (row for folder, record in (records if encoder else ()) for row in _frames(out, folder, record))
+    known = _known(path, embedder) if embedder else {}
     partial.unlink(missing_ok=True)
     with closing(sqlite3.connect(partial)) as base:
         base.executescript(_TABLES)
         base.execute("INSERT INTO about VALUES ('schema', ?)", (SCHEMA,))
         base.execute("INSERT INTO about VALUES ('embedder', ?)", (embedder.identity if embedder else "",))
         base.execute("INSERT INTO about VALUES ('encoder', ?)", (encoder.identity if encoder else "",))
-        told = [(*row.values(), vector, None) for row, vector in zip(rows, vectors, strict=True)]
         insert = f"INSERT INTO moments VALUES (NULL, {','.join('?' * 11)})"
-        base.executemany(insert, told + [(*row.values(), None, look) for row, look in frames])
+        while part := list(islice(rows, TOGETHER)):
+            vectors = _vectors(known, [_text(row) for row in part], embedder)
+            base.executemany(insert, [(*row.values(), vector, None) for row, vector in zip(part, vectors, strict=True)])
+        base.executemany(insert, ((*row.values(), None, look) for row, look in frames))
         base.execute(f"INSERT INTO words(rowid, {_TOLD}) SELECT id, {_TOLD} FROM moments WHERE look IS NULL")
         base.commit()
     partial.replace(path)
@@ -145,15 +149,20 @@ def _text(row: Mapping[str, Any]) -> str:
     return f"{row['label']}. {row['why']}. {row['task']}"
 
 
-def _vectors(path: Path, texts: Sequence[str], embedder: Embedder | None) -> list[bytes | None]:
+def _known(path: Path, embedder: Embedder) -> dict[str, bytes]:
+    """Return the vectors that an older index has from this model."""
+    if not path.exists():
+        return {}
+    with closing(_opened(path)) as base:
+        same = _about(base).get("embedder") == embedder.identity
+        told = base.execute("SELECT * FROM moments WHERE vector IS NOT NULL") if same else ()
+        return {_text(row): row["vector"] for row in told}
+
+
+def _vectors(known: dict[str, bytes], texts: Sequence[str], embedder: Embedder | None) -> list[bytes | None]:
+    """Return the vectors of texts; those that are not known yet are made, and known from then on."""
     if embedder is None:
         return [None] * len(texts)
-    known: dict[str, bytes] = {}
-    if path.exists():
-        with closing(_opened(path)) as base:
-            if _about(base).get("embedder") == embedder.identity:
-                told = base.execute("SELECT * FROM moments WHERE vector IS NOT NULL")
-                known = {_text(row): row["vector"] for row in told}
     fresh = list(dict.fromkeys(text for text in texts if text not in known))
     if fresh:
         known |= {text: vector.tobytes() for text, vector in zip(fresh, embedder.embed(fresh), strict=True)}

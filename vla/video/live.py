@@ -8,7 +8,8 @@ in the source and its age when it came.
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from vla.video.watcher import Watcher
 PICTURES, LOG = "keyframes", "live.jsonl"  # what is written while it runs
 QUESTION = "What is happening?"
 STALE_S = 5.0  # an answer that is older is told as late
+REMEMBERED = 1000  # moments that are in the result, the latest; LOG has all
+MEASURED = 10_000  # frames whose cost is in the result, and answers whose age is, the latest
 END_S = 10.0  # the model may think on for so long when the source has ended
 
 Look = Callable[[np.ndarray, float, Sequence[str], str], str]  # (picture, time, why, question) -> answer
@@ -69,7 +72,7 @@ class Moment:
 
 
 class Live:
-    """Follows one source to its end; use it once."""
+    """Follows one source to its end, in memory that does not grow; use it once."""
 
     def __init__(
         self,
@@ -93,9 +96,11 @@ class Live:
         self._frames: Latest[Arrival] = Latest()
         self._keyframes: Latest[tuple[Moment, Arrival]] = Latest()
         self._stop, self._failed = threading.Event(), None
-        self._moments: list[Moment] = []
+        self._moments: deque[Moment] = deque(maxlen=REMEMBERED)
+        self._ages_s: deque[float] = deque(maxlen=MEASURED)
+        self._counts: Counter[str] = Counter()
         self._lock, self._over = threading.Lock(), False
-        self._cost_s: list[float] = []
+        self._cost_s: deque[float] = deque(maxlen=MEASURED)
 
     def run(self, seconds: float | None, tell: Callable[[Moment], None]) -> dict[str, Any]:
         """Follow until the source ends, for `seconds` at most, or until Ctrl-C; return what is in the result.
@@ -183,6 +188,10 @@ class Live:
             if self._over:
                 return
             self._moments.append(moment)
+            said = {"answers": bool(moment.answer), "unanswered": bool(moment.problem), "late": moment.late}
+            self._counts.update(said, moments=1)
+            if moment.answer and moment.age_s is not None:
+                self._ages_s.append(moment.age_s)
             log.write(json.dumps(asdict(moment)) + "\n")
             log.flush()
             tell(moment)
@@ -190,19 +199,16 @@ class Live:
     def _summary(self, lasted_s: float) -> dict[str, Any]:
         if not self._cost_s:
             raise ClipError(f"{self.clip.name} gave no picture: is it on, is it the right one?")
-        ages_s = [moment.age_s for moment in self._moments if moment.answer and moment.age_s is not None]
         return {
             "source": self.clip.name,
             "seconds": lasted_s,
             "frames": self._frames.put_count,
             "frames_dropped": self._frames.dropped,
             "frame_ms": _percentiles([1000 * cost_s for cost_s in self._cost_s]),
-            "keyframes": len(self._moments) if self._look is None else self._keyframes.put_count,
+            "keyframes": self._counts["moments"] if self._look is None else self._keyframes.put_count,
             "keyframes_dropped": self._keyframes.dropped,
-            "answers": len(ages_s),
-            "unanswered": sum(bool(moment.problem) for moment in self._moments),
-            "late": sum(moment.late for moment in self._moments),
-            "age_s": _percentiles(ages_s),
+            **{name: self._counts[name] for name in ("answers", "unanswered", "late")},
+            "age_s": _percentiles(self._ages_s),
             "moments": [asdict(moment) for moment in self._moments],
         }
 
@@ -214,7 +220,8 @@ def told(moment: Moment) -> str:
     return f"{moment.time_s:9.2f} s{age}: {words}"
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
+def _percentiles(several: Iterable[float]) -> dict[str, float] | None:
+    values = list(several)
     if not values:
         return None
     return {"p50": float(np.percentile(values, 50)), "p95": float(np.percentile(values, 95)), "max": max(values)}

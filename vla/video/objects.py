@@ -3,6 +3,7 @@
 Colours serve where things are brighter than their ground; on a motley one there are many things that are none.
 """
 
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 
 from vla.video.colours import BRIGHT, HUES, LEAST_SHARE, ROUND, SATURATED, SMALL_SHARE, SQUARE, squareness
+from vla.video.places import Places
 
 NAMES = tuple(HUES)
 MOST_SHARE = 0.15  # of the picture; more is a table or a wall
@@ -22,6 +24,9 @@ RESIZED = 3.0  # a thing that is larger or smaller by more is another
 LOST_S = 1.0  # it is gone when it was not found for so long
 SURE_S = 0.3  # what is not found for so long is a flicker
 COVERED, USUAL = 0.75, 15  # with less of its usual area it is partly hidden; usual in so many sightings before
+SQUARES = 10_000  # sightings by whose shape a thing is named, the first ones
+MOST_PLACES = 1_000_000  # of all things of a camera; when there are more, every second one is dropped
+MOST_THINGS = 1000  # that are remembered when they are gone; of more those that were followed for longest
 MOVED_S, MOVES, RESTS = 0.4, 0.03, 0.01  # it moves, and rests again, by its way within so long a time [widths]
 
 
@@ -67,8 +72,8 @@ class Followed:
     moving: bool = False
     covered: bool = False  # partly hidden now, so that its middle tells little
     recent: deque[tuple[float, float, float]] = field(default_factory=deque)  # (time, x, y) of the last MOVED_S
-    rows: list[tuple[float, float, float, float, float]] = field(default_factory=list)  # (time, x, y, width, height)
-    squares: list[float] = field(default_factory=list)
+    rows: Places = field(default_factory=Places)
+    squares: array = field(default_factory=lambda: array("d"))
     areas: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL))
 
     @property
@@ -96,7 +101,7 @@ class Followed:
     def move(self, time_s: float, sighting: Sighting) -> str | None:
         """Take a new sighting; return "moves" or "rests" where that changes."""
         self.last, self.last_s = sighting, time_s
-        if sighting.square is not None:
+        if sighting.square is not None and len(self.squares) < SQUARES:
             self.squares.append(sighting.square)
         self.areas.append(sighting.area)
         self.covered = sighting.area < COVERED * median(self.areas)
@@ -114,12 +119,17 @@ class Followed:
 
 
 class Follower:
-    """Follows the things of one camera; frames come in the order of time."""
+    """Follows the things of one camera; frames come in the order of time, and memory is bounded at any number of them.
+
+    Where too many things are followed for too long, their places are remembered less often, and those that were
+    followed for the shortest time are forgotten: `left_out` says so.
+    """
 
     def __init__(self) -> None:
         self._followed: list[Followed] = []
         self._ended: list[Followed] = []
         self._count, self._began_s = 0, inf
+        self._times, self._places, self._every, self._forgotten = 0, 0, 1, 0  # every how many-th time is remembered
 
     def update(self, time_s: float, sightings: Sequence[Sighting], keep: bool) -> list[tuple[str, str]]:
         """Take what is seen at a time; return (name, what changed): "appears", "moves", "rests" or "is gone".
@@ -127,6 +137,8 @@ class Follower:
         What is there from the beginning does not appear. Where the things are is remembered if `keep`.
         """
         changes: list[tuple[str, str]] = []
+        self._times += keep
+        keep = keep and (self._times - 1) % self._every == 0
         self._began_s = min(self._began_s, time_s)
         for followed, sighting in self._matched(time_s, sightings):
             if followed is None:
@@ -140,20 +152,44 @@ class Follower:
             elif change and known:
                 changes.append((followed.name, change))
             if keep and not followed.covered:
-                followed.rows.append((time_s, sighting.x, sighting.y, sighting.width, sighting.height))
+                followed.rows.add(time_s, (sighting.x, sighting.y, sighting.width, sighting.height))
+                self._places += 1
         gone = [followed for followed in self._followed if time_s - followed.last_s > LOST_S]
         self._followed = [followed for followed in self._followed if followed not in gone]
-        self._ended += [followed for followed in gone if followed.rows]  # a camera may be followed for days
+        self._end([followed for followed in gone if followed.sure and len(followed.rows)])
+        if self._places > MOST_PLACES:
+            self._thin()
         return changes + [(followed.name, "is gone") for followed in gone if followed.sure]
 
     def things(self) -> tuple[Thing, ...]:
         """Return all things that were more than a flicker, in the order of their first sighting."""
         every = sorted([*self._ended, *self._followed], key=lambda followed: followed.number)
-        tables = [(followed, np.array(followed.rows)) for followed in every if followed.sure and followed.rows]
-        return tuple(
-            Thing(number, followed.name, table[:, 0].copy(), table[:, 1:].astype(np.float32))
-            for number, (followed, table) in enumerate(tables)
-        )
+        sure = [followed for followed in every if followed.sure and len(followed.rows)]
+        return tuple(Thing(number, followed.name, *followed.rows.tables()) for number, followed in enumerate(sure))
+
+    @property
+    def left_out(self) -> str:
+        """What was not remembered, "" where everything was."""
+        places = f"places are told at every {self._every}th sample only" * (self._every > 1)
+        things = f"{self._forgotten} things that were in sight for a short time are not told" * (self._forgotten > 0)
+        return "; ".join(filter(None, [places, things]))
+
+    def _end(self, gone: Sequence[Followed]) -> None:
+        """Remember what is gone, in little memory: a camera may be followed for days."""
+        for followed in gone:
+            followed.recent.clear()
+            followed.areas.clear()
+        self._ended += gone
+        if len(self._ended) > 2 * MOST_THINGS:
+            longest = sorted(self._ended, key=lambda followed: (followed.first_s - followed.last_s, followed.number))
+            self._forgotten += len(self._ended) - MOST_THINGS
+            self._ended = longest[:MOST_THINGS]
+
+    def _thin(self) -> None:
+        self._every *= 2
+        for followed in (*self._ended, *self._followed):
+            followed.rows.thin()
+        self._places = sum(len(followed.rows) for followed in (*self._ended, *self._followed))
 
     def _matched(self, time_s: float, sightings: Sequence[Sighting]) -> list[tuple[Followed | None, Sighting]]:
         """Pair sightings with what is followed, the nearest first; None for what is new."""

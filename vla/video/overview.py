@@ -16,7 +16,10 @@ SIDE = 96  # of the pictures [px]
 def render(
     title: str, rows: Sequence[Mapping[str, Any]], dataset_flags: Sequence[Flag], remedy: Sequence[str], out: Path
 ) -> str:
-    """Return the page; each row has folder (relative to `out`), record and flags, with those of the comparison."""
+    """Return the page; each row has folder (relative to `out`), record (a brief one) and flags, also of the comparison.
+
+    What could not be read has no page of its own, so nothing leads there.
+    """
     script = script_text("overview.js")
     return render_page(
         title,
@@ -33,8 +36,6 @@ def render(
 
 def _row(row: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
     record, figures = row["record"], row["record"]["figures"]
-    names = [keyframe["picture"] for keyframe in record["keyframes"]]
-    ends = list(dict.fromkeys(names[:1] + names[-1:]))
     codes = {
         severity: sorted({flag.code for flag in row["flags"] if flag.severity == severity})
         for severity in (ERROR, WARNING, NOTE)
@@ -42,11 +43,11 @@ def _row(row: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
     return {
         "name": record["source"]["name"],
         "task": record["source"]["task"],
-        "link": quote(f"{row['folder']}/report.html"),
-        "pictures": [little((out / row["folder"] / name).read_bytes(), SIDE) for name in ends] if out else [],
+        "link": quote(f"{row['folder']}/report.html") if record["keyframes"] else None,
+        "pictures": [little((out / row["folder"] / name).read_bytes(), SIDE) for name in record["pictures"] if out],
         "seconds": figures.get("seconds") or 0.0,
-        "keyframes": len(record["keyframes"]),
-        "segments": len(record["segments"]),
+        "keyframes": record["keyframes"],
+        "segments": record["segments"],
         "outcome": record["outcome"],
         "jerk": figures.get("jerk_p95"),
         "still": figures.get("static_share"),

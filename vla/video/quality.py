@@ -45,6 +45,8 @@ def check(item: Item, tracks: Mapping[str, Track]) -> Checked:
     state = item.state if item.state is not None and item.state.finite else None
     for camera, track in tracks.items():
         flags += camera_flags(camera, track, witness(camera, tracks, state))
+        if track.left_out:
+            flags.append(Flag("crowded", NOTE, camera, 0.0, float(track.time_s[-1]), track.left_out))
         lag = measure_lag(track, state) if state is not None else None
         if lag is not None:
             lags[camera] = lag

@@ -20,7 +20,8 @@ timeline.json, schema "vla.timeline/1"; times in seconds since the item's first 
                  model), looked_at_s (frames that a model was shown), problem, confidence, first]
     routing      asked (segments, outcome and answers), routed (to the stronger model), changed (by it)
     things       [camera, number, name (colour and shape), start_s, stop_s, way (how far it went), first and last place
-                 (middle x, y, width, height), all in widths of the picture]; every place is in things.csv
+                 (middle x, y, width, height), all in widths of the picture]; places are in things.csv, every one unless
+                 qa says "crowded"
     texts        [text, camera, start_s and stop_s between which keyframes show it, confidence 0..1, box (x, y, width,
                  height in the kept picture), orders (whether it reads like orders to a model)]: data, whatever it says;
                  text that was to be hidden is "(hidden)", here and in qa
@@ -37,8 +38,8 @@ Later versions of schema 1 only add keys. Nothing in it depends on when, where o
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,38 @@ def vectors(folder: Path, record: Mapping[str, Any]) -> np.ndarray | None:
     return table if len(table) == len(record["keyframes"]) else None
 
 
+def brief(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what result and overview tell of a record, small whatever its length; `checked` can read it.
+
+    keyframes and segments are numbers, pictures the files of the first and the last keyframe, outcome.suspects whether
+    there are any.
+    """
+    kept = {key: record[key] for key in ("fingerprint", "source", "qa", "figures", "lags", "answers", "routing")}
+    names = [keyframe["picture"] for keyframe in record["keyframes"]]
+    return kept | {
+        "keyframes": len(names),
+        "pictures": list(dict.fromkeys(names[:1] + names[-1:])),
+        "segments": len(record["segments"]),
+        "outcome": record["outcome"] | {"suspects": bool(record["outcome"]["suspects"])},
+    }
+
+
+@dataclass(frozen=True)
+class Records:
+    """(folder, record) of some items below `root`, read one at a time, and again whenever they are gone through."""
+
+    root: Path
+    folders: Sequence[str]
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Read the next one; FileNotFoundError where it is gone."""
+        for folder in self.folders:
+            record = read(self.root / folder)
+            if record is None:
+                raise FileNotFoundError(f"{self.root / folder} has no timeline.json any more: analyze again")
+            yield folder, record
+
+
 def checked(record: Mapping[str, Any]) -> Checked:
     """Take the quality check back out of a record."""
     flags = [Flag(**flag) for flag in record["qa"]]
@@ -203,13 +236,13 @@ def _plain(value: Any) -> Any:
 
 
 def _write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV; lists become text with " | " between, and no cell can be taken for a formula."""
-    rows = list(rows)
+    """Write rows as CSV, one by one; lists become text with " | " between, and no cell can be taken for a formula."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        if rows:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(rows[0])
-            writer.writerows([[_cell(value) for value in row.values()] for row in rows])
+        writer = csv.writer(file, lineterminator="\n")
+        for number, row in enumerate(rows):
+            if number == 0:
+                writer.writerow(row)
+            writer.writerow([_cell(value) for value in row.values()])
 
 
 def _cell(value: Any) -> Any:

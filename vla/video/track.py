@@ -34,6 +34,7 @@ class Track:
     offsets: np.ndarray  # int64[M + 1] where each begins
     facts: Facts
     things: tuple[Thing, ...] = ()  # coloured ones, followed over all frames; their places at the samples
+    left_out: str = ""  # what of the things is not remembered, as there was too much of it
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -61,8 +62,8 @@ def watch(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float], 
     """Decode `clip` once and measure it; thumbnails go to the file `thumbnails`.
 
     `beat` is called now and then with the time of the latest frame [s]. Memory grows by some 30 bytes a frame and
-    0.8 kB a sample, about 35 MB an hour, and by some 200 bytes a sample for each coloured thing in sight. Raises
-    ClipError where the clip cannot be read.
+    0.8 kB a sample, about 35 MB an hour, and by 24 bytes a sample for each coloured thing in sight, up to MOST_PLACES.
+    Raises ClipError where the clip cannot be read.
     """
     cv2.setNumThreads(1)  # with one thread the same pixels give the same numbers
     facts, movement, follower, previous, due_s = Facts(), Movement(), Follower(), None, -np.inf
@@ -105,6 +106,7 @@ def watch(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float], 
         offsets=np.array(offsets, np.int64),
         facts=facts,
         things=follower.things(),
+        left_out=follower.left_out,
     )
 
 
@@ -113,7 +115,7 @@ def followed(track: Track, detector: Detector) -> Track:
     follower = Follower()
     for time_s in track.time_s[track.sample]:
         follower.update(float(time_s), detector(track.picture(float(time_s))), keep=True)
-    return replace(track, things=follower.things())
+    return replace(track, things=follower.things(), left_out=follower.left_out)
 
 
 class _Rows:
