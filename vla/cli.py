@@ -49,6 +49,8 @@ SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the
     "libxcb.so.1": "libxcb1",
 }
 TEXT_KEYS = ("instruction", "out", "checkpoint", "against", "policy", "path", "index", "query", "ask", "subtasks")
+SECRET = "VLA_SECRET_"  # environment variables that hold what no file may
+_SECRETS, _SECRET_OF_ONE = re.compile("://(.*)@"), re.compile(r"://([^/\s,]*)@")  # of a text, or of each one of a list
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
@@ -80,6 +82,7 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         if name == "bench" and re.fullmatch(r"\w+", rest[0]):
             rest[0] = f"bench={rest[0]}"
+        rest = [hidden(argument) for argument in rest]
         if not {"-m", "--multirun"} & set(rest):
             rest = [quote_text(argument) for argument in rest]
         if name == "bench":
@@ -98,6 +101,8 @@ def run(arguments: Sequence[str]) -> int:
         return _report(name, error)
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before  # another verb may follow in this process
+        for variable in [variable for variable in os.environ if variable.startswith(SECRET)]:
+            del os.environ[variable]
 
 
 def overview() -> str:
@@ -138,6 +143,18 @@ def _loads(library: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def hidden(argument: str) -> str:
+    """Leave user and password out of addresses: Hydra writes arguments to files, so they go by the environment."""
+    pattern = _SECRETS if argument.partition("=")[0] in TEXT_KEYS else _SECRET_OF_ONE
+    return pattern.sub(_by_environment, argument)
+
+
+def _by_environment(found: re.Match[str]) -> str:
+    variable = f"{SECRET}{sum(name.startswith(SECRET) for name in os.environ)}"
+    os.environ[variable] = found[1]
+    return f"://${{oc.env:{variable}}}@"
 
 
 def quote_text(argument: str) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from tests.video.chat_server import serving
 from tests.video.scenes import record
 from tests.video.test_decode import write as encode
 from vla.cli import run
@@ -19,6 +20,7 @@ from vla.data.dataset import EpisodeDataset
 from vla.video import timeline
 from vla.video.analyze import analyze, folder_name, questions
 from vla.video.answer import NOT_VISIBLE, Answer, cite
+from vla.video.chat_words import ChatWords
 from vla.video.decode import ClipError, Limits
 from vla.video.outcome import FAILURE, Outcome, Suspect
 from vla.video.segments import Segment
@@ -113,6 +115,22 @@ def test_segments_become_the_subtasks_of_a_dataset(tmp_path, monkeypatch, capsys
     assert "has a feature 'label' already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["subtasks=labelled", "subtask_feature=action"], "has a feature 'action' already"),
+        (["subtasks=taken", "subtask_feature=label"], "taken exists: name a folder that does not"),
+        (["embeddings.url=http://127.0.0.1:1/v1"], "embeddings.model=None: give the name by which"),
+    ],
+)
+def test_what_would_be_refused_at_the_end_is_refused_at_the_start(more, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/file").touch()
+    assert run(["analyze", f"path={GOLDEN}", "out=done", "vlm=none", "episodes=[0]", *more]) == 1
+    assert words in capsys.readouterr().err and not Path("done/items").exists()
+
+
 def test_questions_are_answered_in_the_result_and_on_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encode(tmp_path / "a.mp4", record(1).frames)
@@ -154,6 +172,31 @@ def test_again_resumes_and_other_settings_or_content_begin_anew(videos, tmp_path
     assert go(videos, tmp_path / "out")["analysed"] == 1
     assert go(videos, tmp_path / "out", budget=5)["analysed"] == 3
     assert go(videos / "a.mp4", tmp_path / "out", budget=5, fresh=True)["analysed"] == 1
+
+
+def test_another_version_of_the_analysis_begins_anew(videos, tmp_path, monkeypatch):
+    go(videos / "a.mp4", tmp_path / "out")
+    monkeypatch.setattr("vla.video.fingerprint.ANALYSIS", 10**9)
+    assert [go(videos / "a.mp4", tmp_path / "out")["analysed"] for _ in range(2)] == [1, 0]
+
+
+def test_what_another_server_or_model_said_is_not_reused(videos, tmp_path):
+    analysed = []
+    for _ in range(2):
+        with serving(*["not to the point"] * 50) as server:
+            url = server.url.replace("http://", "http://me:secret@") + "?key=hidden"
+            words = ChatWords(url, "default")
+            analysed += [go(videos / "a.mp4", tmp_path / "out", words)["analysed"] for _ in range(2)]
+            assert f":{server.server_port}/v1" in words.identity
+            assert not {"secret", "hidden"} & set(re.findall(r"\w+", words.identity))
+    assert analysed == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("reply", "again"), [(503, 1), ("not to the point", 0), ({}, 0)])
+def test_what_got_no_reply_at_all_is_asked_again_by_the_next_run(reply, again, videos, tmp_path):
+    with serving(*[reply] * 4, *['{"outcome": "success"}'] * 9) as server:
+        words = ChatWords(server.url, "m")
+        assert [go(videos / "a.mp4", tmp_path / "out", words)["analysed"] for _ in range(3)] == [1, again, 0]
 
 
 def test_two_runs_write_the_same_bytes(videos, tmp_path):

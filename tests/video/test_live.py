@@ -18,7 +18,7 @@ from tests.video.chat_server import serving
 from tests.video.scenes import on_grey, record
 from tests.video.test_decode import write
 from vla.cli import run
-from vla.video.chat import EndpointError, NoReply
+from vla.video.chat import EndpointError, NoReply, UnreachableError
 from vla.video.chat_words import ChatWords
 from vla.video.decode import ClipError, Facts, Frame, Limits, VideoClip
 from vla.video.latest import Latest
@@ -172,6 +172,24 @@ def test_what_a_model_does_not_answer_is_recorded_and_not_asked_again(video, tmp
     assert {moment["problem"] for moment in result["moments"]} == {"not answered: the endpoint answered 500"}
 
 
+def test_an_endpoint_that_is_away_for_a_while_is_counted_and_one_that_never_was_there_ends_it(tmp_path):
+    source, asked = Patient(), []
+
+    def away(image, time_s, why, question):
+        asked.append(time_s)
+        source.asked.set()
+        if len(asked) > 1:
+            assert source.ended.wait(60)
+            raise UnreachableError("it cannot be reached")
+        return "an arm"
+
+    result = live(source, tmp_path, away, detector=source.detect).run(None, lambda moment: None)
+    assert result["answers"] == 1 <= result["unanswered"] and result["frames"] == len(SCENE.frames)
+    assert result["moments"][1]["problem"] == "not answered: it cannot be reached"
+    with pytest.raises(UnreachableError):
+        live(Falling(silent_s=0.1), tmp_path, away).run(None, lambda moment: None)
+
+
 class Falling:
     """A camera that gives one frame, says nothing for a while, and then breaks."""
 
@@ -262,6 +280,26 @@ def test_a_stream_over_the_network_is_followed_to_its_end(tmp_path, monkeypatch,
     assert result["moments"][0]["why"] == ["first frame"] and result["moments"][0]["time_s"] == 0.0
     assert max(moment["time_s"] for moment in result["moments"]) < 3.6
     assert "first frame" in capsys.readouterr().out
+
+
+def test_the_password_of_an_address_reaches_the_source_and_no_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = []
+
+    def opened(address):
+        given.append(address)
+        return StreamClip(address)
+
+    monkeypatch.setattr("vla.video.analyze.StreamClip", opened)
+    address = "rtsp://me:se'c,r/e@t@127.0.0.1:1/none"
+    model = "vlm.url=http://you:hush@127.0.0.1:1/v1"
+    assert run(["analyze", f"path={address}", "vlm=endpoint", model, "out=seen"]) == 1
+    assert given == [address]
+    said = "".join(capsys.readouterr())
+    written = [path.read_text(encoding="utf-8") for path in Path("seen").rglob("*") if path.is_file()]
+    assert len(written) >= 3 and "127.0.0.1:1/none" in "".join(written) and "127.0.0.1:1/none cannot be opened" in said
+    for secret in ("se'c", "e@t", "hush"):
+        assert not any(secret in text for text in [said, *written])
 
 
 def test_what_cannot_be_opened_or_played_live_is_said(video, tmp_path):

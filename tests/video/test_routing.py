@@ -139,7 +139,7 @@ def test_the_agreement_of_samples_is_the_confidence_of_an_endpoint(story):  # no
     assert (answer.answer, answer.confidence) == ("a", 0.5)
     assert {body["temperature"] for _, body in server.asked} == {0.7} and len(server.asked) == 12
     assert (
-        words.identity.endswith(", 4 samples") and ChatWords("http://x", "m").identity + ", 4 samples" == words.identity
+        words.identity.endswith(", 4 samples") and ChatWords(server.url, "m").identity + ", 4 samples" == words.identity
     )
     with pytest.raises(ValueError, match="samples=0 answers nothing"):
         ChatWords("http://x", "m", samples=0)

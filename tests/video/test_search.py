@@ -108,7 +108,9 @@ def test_meaning_finds_what_words_do_not_and_both_together_win(tmp_path):
         build(tmp_path, RECORDS, embedder)
         assert len(server.asked) == asked  # vectors are taken from the older index
         other = EndpointEmbedder(server.url, "large", key_variable="NONE", timeout_s=30.0)
-        with pytest.raises(ValueError, match="the embedding model 'little', the query would be with 'large'"):
+        with pytest.raises(
+            ValueError, match=r"the embedding model 'little, at http[^']+', the query would be with 'large"
+        ):
             search(tmp_path, "mug", 3, other)
     with (
         serving(500, 500) as server,

@@ -25,11 +25,8 @@ def annotate(root: Path, feature: str, texts: Mapping[int, Sequence[str]], targe
     the next call completes. ValueError where the feature exists, the target does, or texts and frames do not match.
     """
     _complete(root)
+    check_annotation(root, feature, target)
     info = json.loads((root / "meta/info.json").read_text(encoding="utf-8"))
-    if feature in info["features"]:
-        there = ", ".join(info["features"])
-        raise ValueError(f"{root} has a feature {feature!r} already: choose another name; it has {there}")
-    schema.check_features({feature: _ENTRY})
     for episode in EpisodeDataset(root).episodes:
         own = texts.get(episode.index)
         if own is not None and len(own) != episode.length:
@@ -38,12 +35,23 @@ def annotate(root: Path, feature: str, texts: Mapping[int, Sequence[str]], targe
     return _in_place(root, feature, texts, info) if target is None else _copy(root, feature, texts, info, target)
 
 
-def _copy(root: Path, feature: str, texts: Mapping[int, Sequence[str]], info: dict[str, Any], target: Path) -> Path:
-    """Build the copy in a hidden folder beside the target, which appears whole or not at all."""
+def check_annotation(root: Path, feature: str, target: Path | None) -> None:
+    """Raise ValueError where `annotate` would refuse whatever the texts are; nothing is changed."""
+    info = json.loads((root / "meta/info.json").read_text(encoding="utf-8"))
+    if feature in info["features"]:
+        there = ", ".join(info["features"])
+        raise ValueError(f"{root} has a feature {feature!r} already: choose another name; it has {there}")
+    schema.check_features({feature: _ENTRY})
+    if target is None:
+        return
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists: name a folder that does not, the dataset is copied there")
     if root.resolve() in target.resolve().parents:
         raise ValueError(f"{target} lies inside the dataset {root}: name a folder outside it")
+
+
+def _copy(root: Path, feature: str, texts: Mapping[int, Sequence[str]], info: dict[str, Any], target: Path) -> Path:
+    """Build the copy in a hidden folder beside the target, which appears whole or not at all."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(root, partial, ignore=shutil.ignore_patterns(".*"))

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from vla.data.annotate import annotate
+from vla.data.annotate import annotate, check_annotation
 from vla.data.dataset import EpisodeDataset
 from vla.result import write_result
 from vla.video import overview, report, timeline
@@ -27,6 +27,7 @@ from vla.video.fingerprint import fingerprint
 from vla.video.flag import ERROR, NOTE, WARNING, Flag
 from vla.video.index import Embedder, build, closeness
 from vla.video.live import QUESTION, Live, told
+from vla.video.live_child import ChildClip
 from vla.video.objects import Detector
 from vla.video.ocr import RapidReader
 from vla.video.quality import compare
@@ -55,6 +56,8 @@ def main(config: DictConfig) -> None:
     if plain["live"] or is_stream(str(plain["path"])):
         live(plain, out, words, veil, detector)
         return
+    if plain["subtasks"] is not None:
+        check_subtasks(Path(plain["path"]), plain["subtasks"], plain["subtask_feature"])
     if plain["stronger"]["url"]:
         words = RoutedWords(words, ChatWords(**plain["stronger"]), plain["sure"])
     result = analyze(
@@ -95,7 +98,7 @@ def live(plain: dict[str, Any], out: Path, words: Words, veil: Veil | None, dete
     path = str(plain["path"])
     clip = StreamClip(path) if is_stream(path) else PacedClip(VideoClip(Path(path)))
     source = Live(
-        clip,
+        ChildClip(clip),
         out,
         Limits(**plain["limits"]),
         look=words.look if isinstance(words, ChatWords) else None,
@@ -133,7 +136,8 @@ def analyze(
 ) -> dict[str, Any]:
     """Analyse every item at `path` into `out`/items, answer `questions` about each, and return the result.
 
-    Items whose fingerprint is already there are taken as they are, unless `fresh`. An item that cannot be read is
+    Items whose fingerprint is already there are taken as they are, unless `fresh` or a question was left without any
+    reply. An item that cannot be read is
     reported as such; ClipError if none can. reader: reads text in keyframes. veil: hides places in all pictures that
     `words` are shown and, with `blur_written`, in those that are written. detector: names things, in place of colours.
     encoder: makes keyframes vectors, by which search finds what they show.
@@ -156,8 +160,8 @@ def analyze(
             bar.set_postfix_str(item.name[-40:], refresh=False)
             record = None if fresh else timeline.read(out / folder)
             key = fingerprint(item, settings)
-            made = record is None or record["fingerprint"] != key
-            if made:
+            made = record is None or record["fingerprint"] != key or timeline.unanswered(record)
+            if record is None or made:
                 analysis = analyse(
                     item,
                     decoder,
@@ -194,16 +198,22 @@ def questions(ask: str | Sequence[str] | None) -> list[str]:
     return asked
 
 
+def check_subtasks(path: Path, where: str, feature: str) -> None:
+    """Raise the ValueError with which `write_subtasks` would end, before anything is analysed."""
+    if not (path / "meta/info.json").is_file():
+        raise ValueError(f"{path} is no LeRobot v3 dataset, so no subtasks can be written: leave subtasks out")
+    check_annotation(path, feature, None if where == IN_PLACE else Path(where))
+
+
 def write_subtasks(path: Path, items: Sequence[dict[str, Any]], where: str | None, feature: str) -> Path | None:
     """Write the label of the segment that each frame lies in as a text feature of the dataset that was analysed.
 
     items: of the result. where: a new folder for a copy of the dataset, IN_PLACE for the dataset itself, None for
-    nowhere. Frames of episodes that were not analysed get "". ValueError where `path` is no dataset.
+    nowhere. Frames of episodes that were not analysed get "".
     """
     if where is None:
         return None
-    if not (path / "meta/info.json").is_file():
-        raise ValueError(f"{path} is no LeRobot v3 dataset, so no subtasks can be written: leave subtasks out")
+    check_subtasks(path, where, feature)
     data, texts = EpisodeDataset(path), {}
     for row in items:
         record = timeline.read(row["timeline"].parent)

@@ -4,11 +4,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx2
 
 Read = TypeVar("Read")
 VARIED = 0.7  # temperature at which several answers are drawn
+SILENCE = "no reply came"  # how a problem is told that another run may not have
 AGAIN = (408, 409, 429)  # answers that a second try may change, beside 5xx
 
 
@@ -16,8 +18,19 @@ class EndpointError(ValueError):
     """The endpoint cannot be used at all; the message says what to change."""
 
 
+class UnreachableError(EndpointError):
+    """Nobody answers at the address now: it is wrong, or the network or the server is down."""
+
+
 class NoReply(Exception):
     """This one question was not answered; the next one may be."""
+
+
+class SilenceError(NoReply):
+    """Nothing came back for this question, which says nothing about it: asked later, it may be answered."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{SILENCE} ({reason})")
 
 
 class Endpoint:
@@ -27,20 +40,21 @@ class Endpoint:
         if not url.startswith(("http://", "https://")):
             raise EndpointError(f"url={url!r} is no address; give for example http://localhost:8000/v1")
         self.url, self._key_variable, self._timeout_s = url.rstrip("/"), key_variable, timeout_s
+        self.place = place_of(self.url)
         key = os.environ.get(key_variable, "")
         self._client = httpx2.Client(timeout=timeout_s, headers={"Authorization": f"Bearer {key}"} if key else {})
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Return the JSON answer; NoReply where another try may help, EndpointError where none will."""
-        where = f"{self.url}/{path}"
+        where = f"{self.place}/{path}"
         try:
-            response = self._client.post(where, json=body)
+            response = self._client.post(f"{self.url}/{path}", json=body)
         except httpx2.TimeoutException as error:
-            raise NoReply(f"no answer within {self._timeout_s:g} s") from error
+            raise SilenceError(f"no answer within {self._timeout_s:g} s") from error
         except httpx2.HTTPError as error:
-            raise EndpointError(f"{where} cannot be reached ({error}): is it running, is url right?") from error
+            raise UnreachableError(f"{where} cannot be reached ({error}): is it running, is url right?") from error
         if response.status_code in AGAIN or response.status_code >= 500:
-            raise NoReply(f"the endpoint answered {response.status_code}")
+            raise SilenceError(f"the endpoint answered {response.status_code}")
         if response.status_code >= 400:
             raise EndpointError(
                 f"{where} refuses with {response.status_code}: {response.text[:300]!r}; check url, model and the key "
@@ -50,6 +64,12 @@ class Endpoint:
             return response.json()
         except ValueError as error:
             raise NoReply("the endpoint's answer is not JSON") from error
+
+
+def place_of(url: str) -> str:
+    """Return an address without what may be secret: user, password, query and fragment."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class Chat:
@@ -62,6 +82,7 @@ class Chat:
             raise ValueError(f"samples={samples} answers nothing: give 1, or more, whose agreement is the confidence")
         self._endpoint = Endpoint(url, key_variable=key_variable, timeout_s=timeout_s)
         self._model, self._max_tokens, self.samples = model, max_tokens, samples
+        self.place = self._endpoint.place
 
     def ask_for(self, text: str, images: Sequence[str], read: Callable[[str], Read]) -> list[Read]:
         """Return what `read` makes of the answers, `samples` at most; NoReply where there is none.

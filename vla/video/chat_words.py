@@ -52,7 +52,8 @@ class ChatWords:
         self._chat = Chat(url, model, key_variable=key_variable, **limits)
         prompts = PROMPT + chat_outcome.PROMPT + chat_answer.PROMPT
         prompt = hashlib.sha256(prompts.encode()).hexdigest()[:8]
-        self.identity = f"{model}, prompt {prompt}" + (f", {samples} samples" if samples > 1 else "")
+        more = f", {samples} samples" if samples > 1 else ""
+        self.identity = f"{model}, prompt {prompt}, at {self._chat.place}{more}"  # a name says little: "default"
 
     def name(self, story: Story) -> list[Segment]:
         """Name the segments, SEGMENTS at a time."""

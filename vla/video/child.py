@@ -65,14 +65,7 @@ class Decoder:
     def _started(self) -> Connection:
         """Return the pipe to the child, which is started when there is none."""
         if self._pipe is None:
-            self._pipe, other = Pipe()
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "vla.video.child", str(other.fileno())],
-                pass_fds=[other.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
-            other.close()
+            self._process, self._pipe = start("vla.video.child")
             self._pipe.send(self.limits)
         return self._pipe
 
@@ -106,11 +99,24 @@ class Decoder:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
+def start(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start a module as a process of its own, which is given the number of its end of a pipe; return it and ours."""
+    pipe, other = Pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, str(other.fileno())],
+        pass_fds=[other.fileno()],
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    other.close()
+    return process, pipe
+
+
 def _serve(pipe: Connection) -> None:
     """Answer clips with tracks until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     limits = pipe.recv()
-    _limit_memory(limits.memory_mb)
+    limit_memory(limits.memory_mb)
     while True:
         try:
             clip, thumbnails = pipe.recv()
@@ -138,7 +144,7 @@ def _answer(clip: Clip, limits: Limits, thumbnails: Path, beat: Callable[[float]
         return "fault", f"decoding {clip.name} failed:\n{traceback.format_exc()}"
 
 
-def _limit_memory(megabytes: int) -> None:
+def limit_memory(megabytes: int) -> None:
     """Cap the address space at what is in use now and so much more; no core files."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     statm = Path("/proc/self/statm")

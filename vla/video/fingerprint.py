@@ -10,15 +10,18 @@ from typing import Any
 from vla.video.decode import Clip, ImageClip, VideoClip
 from vla.video.source import Item
 
+ANALYSIS = 2  # raise it whenever the code makes another timeline of the same input
+
 
 def fingerprint(item: Item, settings: Mapping[str, Any]) -> str:
-    """Return 64 hexadecimal digits that change with the content of any file of the item, or with the settings.
+    """Return 64 hexadecimal digits that change with the content of any file of the item, the settings or ANALYSIS.
 
     settings: plain JSON values. Where a file lies does not count.
     """
     clips = {camera: _clip(clip) for camera, clip in item.clips.items()}
     tables = [_content(path) for path in _tables(item)]
     whole = {"clips": clips, "tables": tables, "episode": item.episode, "task": item.task, "settings": settings}
+    whole["analysis"] = ANALYSIS
     whole["succeeded"] = item.succeeded  # may stand in the table of episodes, which is not hashed
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 

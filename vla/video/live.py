@@ -9,17 +9,18 @@ import json
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
-from vla.video.chat import NoReply
+from vla.video.chat import NoReply, UnreachableError
 from vla.video.decode import ClipError, Facts, Frame, Limits
 from vla.video.latest import Latest
+from vla.video.live_child import LiveClip
 from vla.video.objects import Detector
 from vla.video.track import jpeg
 from vla.video.veil import Veil
@@ -33,19 +34,6 @@ MEASURED = 10_000  # frames whose cost is in the result, and answers whose age i
 END_S = 10.0  # the model may think on for so long when the source has ended
 
 Look = Callable[[np.ndarray, float, Sequence[str], str], str]  # (picture, time, why, question) -> answer
-
-
-class LiveClip(Protocol):
-    """Gives frames when they come."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        ...
-
-    def frames(self, limits: Limits, facts: Facts) -> Iterator[Frame]:
-        """Yield frames; ClipError where the source fails."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -167,12 +155,18 @@ class Live:
             self._keyframes.put((moment, arrival))
 
     def _think(self) -> None:
+        """Ask about keyframes; who was reached once may be away for a while, who never was is at another address."""
+        reached = False
         while self._look is not None and (taken := self._keyframes.take()) is not None:
             moment, arrival = taken
             shown = self._picture(moment, arrival.frame.image)
             try:
                 moment = replace(moment, answer=self._look(shown, moment.time_s, moment.why, self._question))
-            except NoReply as error:
+                reached = True
+            except (NoReply, UnreachableError) as error:
+                reached = reached or isinstance(error, NoReply)
+                if not reached:
+                    raise
                 moment = replace(moment, problem=f"not answered: {error}")
             age_s = time.monotonic() - arrival.came_s
             self._tell(replace(moment, age_s=age_s, late=age_s > STALE_S))

@@ -46,6 +46,7 @@ from typing import Any
 import numpy as np
 
 from vla.video.analysis import Analysis
+from vla.video.chat import SILENCE
 from vla.video.flag import Flag
 from vla.video.lag import Lag
 from vla.video.objects import Thing
@@ -128,6 +129,12 @@ def read(folder: Path) -> dict[str, Any] | None:
         and {"outcome", "answers", "texts", "routing"} <= record.keys()
     )
     return record if whole else None
+
+
+def unanswered(record: Mapping[str, Any]) -> bool:
+    """Say whether nothing came back when a model was asked about it, so that asking once more may help."""
+    told = [*record["segments"], record["outcome"], *record["answers"]]
+    return any(SILENCE in part["problem"] for part in told)
 
 
 def vectors(folder: Path, record: Mapping[str, Any]) -> np.ndarray | None:
