@@ -57,7 +57,7 @@ def test_a_reply_names_the_segments_and_moves_nothing(story, monkeypatch):
     assert edges(named) == edges(story.segments)
     assert [segment.label for segment in named] == [f"move {k}" for k in range(len(named))]
     assert {segment.source for segment in named} == {words.identity} and words.identity.startswith(
-        "some-model, prompt "
+        "some-model, at http"
     )
     ((path, body),) = server.asked
     assert path == "/v1/chat/completions" and body["model"] == "some-model" and body["temperature"] == 0

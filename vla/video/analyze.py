@@ -19,7 +19,7 @@ from vla.data.dataset import EpisodeDataset
 from vla.result import write_result
 from vla.video import overview, report, timeline
 from vla.video.analysis import FrameEncoder, analyse
-from vla.video.chat_words import ChatWords
+from vla.video.chat_words import ChatWords, SheetWords
 from vla.video.child import Decoder
 from vla.video.decode import ClipError, Limits, VideoClip
 from vla.video.embed import EndpointEmbedder
@@ -90,8 +90,8 @@ def main(config: DictConfig) -> None:
 
 def live(plain: dict[str, Any], out: Path, words: Words, veil: Veil | None, detector: Detector | None) -> None:
     """Follow the source at `path` and write the result; ValueError for words that cannot look at single pictures."""
-    if not isinstance(words, ChatWords | NoWords):
-        raise ValueError("live pictures are shown to an endpoint or to nobody: give vlm=endpoint or vlm=none")
+    if not isinstance(words, SheetWords | NoWords):
+        raise ValueError("live pictures are shown to a model that can look, or to nobody: vlm=endpoint, hub or none")
     unused = [key for key in ("text", "subtasks") if plain[key]] + ["stronger.url"] * bool(plain["stronger"]["url"])
     if unused:
         raise ValueError(f"{unused} are for recordings, this is live: leave them out")
@@ -101,7 +101,7 @@ def live(plain: dict[str, Any], out: Path, words: Words, veil: Veil | None, dete
         ChildClip(clip),
         out,
         Limits(**plain["limits"]),
-        look=words.look if isinstance(words, ChatWords) else None,
+        look=words.look if isinstance(words, SheetWords) else None,
         question=" ".join(questions(plain["ask"])) or QUESTION,
         veil=veil,
         detector=detector,

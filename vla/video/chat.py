@@ -1,4 +1,4 @@
-"""Endpoints that speak OpenAI's protocol: vLLM, llama.cpp, Ollama, or a company's."""
+"""Questions to a model, and endpoints that speak OpenAI's protocol: vLLM, llama.cpp, Ollama, or a company's."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 Read = TypeVar("Read")
+Ask = Callable[[str, Sequence[str], float], str]  # text, images (data addresses), temperature -> answer
 VARIED = 0.7  # temperature at which several answers are drawn
 SILENCE = "no reply came"  # how a problem is told that another run may not have
 AGAIN = (408, 409, 429)  # answers that a second try may change, beside 5xx
@@ -72,17 +73,40 @@ def place_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-class Chat:
-    """Sends one question at a time to a model at `url`/chat/completions."""
+class ChatEndpoint:
+    """A model at `url`/chat/completions."""
 
-    def __init__(
-        self, url: str, model: str, *, key_variable: str, timeout_s: float, max_tokens: int, samples: int = 1
-    ) -> None:
+    def __init__(self, url: str, model: str, *, key_variable: str, timeout_s: float, max_tokens: int) -> None:
+        self._endpoint = Endpoint(url, key_variable=key_variable, timeout_s=timeout_s)
+        self._model, self._max_tokens = model, max_tokens
+        self.identity = f"{model}, at {self._endpoint.place}"  # a name says little: "default"
+
+    def __call__(self, text: str, images: Sequence[str], temperature: float) -> str:
+        """Return the answer to a text and images (data addresses); NoReply where there is none."""
+        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        content += [{"type": "image_url", "image_url": {"url": image}} for image in images]
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": temperature,
+            "max_tokens": self._max_tokens,
+        }
+        try:
+            answer = self._endpoint.post("chat/completions", body)["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise NoReply(f"the endpoint answered without a message ({error!r})") from error
+        if not isinstance(answer, str) or not answer.strip():
+            raise NoReply("the endpoint's message is empty")
+        return answer
+
+
+class Chat:
+    """Asks a model one question at a time, and again where no answer came, or `samples` times for their agreement."""
+
+    def __init__(self, ask: Ask, samples: int = 1) -> None:
         if samples < 1:
             raise ValueError(f"samples={samples} answers nothing: give 1, or more, whose agreement is the confidence")
-        self._endpoint = Endpoint(url, key_variable=key_variable, timeout_s=timeout_s)
-        self._model, self._max_tokens, self.samples = model, max_tokens, samples
-        self.place = self._endpoint.place
+        self._ask, self.samples = ask, samples
 
     def ask_for(self, text: str, images: Sequence[str], read: Callable[[str], Read]) -> list[Read]:
         """Return what `read` makes of the answers, `samples` at most; NoReply where there is none.
@@ -110,21 +134,7 @@ class Chat:
 
     def ask(self, text: str, images: Sequence[str] = (), temperature: float = 0.0) -> str:
         """Return the answer to a text and images (data addresses); NoReply where there is none."""
-        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-        content += [{"type": "image_url", "image_url": {"url": image}} for image in images]
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": content}],
-            "temperature": temperature,
-            "max_tokens": self._max_tokens,
-        }
-        try:
-            answer = self._endpoint.post("chat/completions", body)["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError) as error:
-            raise NoReply(f"the endpoint answered without a message ({error!r})") from error
-        if not isinstance(answer, str) or not answer.strip():
-            raise NoReply("the endpoint's message is empty")
-        return answer
+        return self._ask(text, images, temperature)
 
 
 def read_object(reply: str) -> dict[str, Any]:

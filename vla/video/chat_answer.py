@@ -1,4 +1,4 @@
-"""A question about a video, asked of a model behind a chat endpoint: the answer cites frames that it was shown."""
+"""A question about a video, asked of a model that looks at pictures: the answer cites frames that it was shown."""
 
 import json
 from collections.abc import Sequence

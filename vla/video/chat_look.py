@@ -1,4 +1,4 @@
-"""One keyframe of a live picture, shown to a model behind a chat endpoint: what is happening?"""
+"""One keyframe of a live picture, shown to a model: what is happening?"""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Whether it failed, asked of a model behind a chat endpoint: it looks at the measured suspects and may see none."""
+"""Whether it failed, asked of a model that looks at pictures: it looks at the measured suspects and may see none."""
 
 import json
 from collections.abc import Sequence
