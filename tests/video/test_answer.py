@@ -85,7 +85,7 @@ def test_a_models_answer_cites_frames_that_it_was_shown(story):  # noqa: F811
     with serving(json.dumps({"answer": "It is\ngrasped.", "times_s": [times_s[3] + 0.01, 99]})) as server:
         answer = ChatWords(server.url, "m").answer(story, "when is the disc grasped?", times_s)
     assert (answer.answer, answer.times_s, answer.problem) == ("It is grasped.", (times_s[3],), "")
-    assert answer.looked_at_s == tuple(times_s) and answer.source.startswith("m, prompt")
+    assert answer.looked_at_s == tuple(times_s) and answer.source.startswith("m, at http")
     ((_, body),) = server.asked
     assert '"when is the disc grasped?"' in body["messages"][0]["content"][0]["text"]
 
