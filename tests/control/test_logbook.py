@@ -163,3 +163,39 @@ def test_a_reason_that_repeats_but_for_its_numbers_is_written_once_until_another
     assert [(event["time_s"], event["event"]) for event in book.events] == [
         (0.0, "policy"), (0.2, "state"), (0.3, "policy"), (0.4, "state"), (0.5, "state")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("actions", "written"),
+    [
+        (np.full((1, 2), "up"), [["up", "up"]]),
+        (np.array([[None, "up"]], object), "array([[None, 'up']], dtype=object)"),
+        ([[0.5, {1j}]], [[0.5, "{1j}"]]),
+        (np.array([[0.1234567, 1]]), [[0.12346, 1.0]]),
+        (np.array([[1 + 2j]]), "array([[1.+2.j]])"),
+    ],
+)
+def test_whatever_came_as_a_chunk_is_written_down(tmp_path, actions, written):
+    book = Logbook(tmp_path, SEEING, "up", HZ)
+    book.chunk(0.0, actions, done=object(), dropped="refused")
+    book.event(0.1, "end")
+    book.close({"success": False})
+    chunk, end = (json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
+    assert chunk["actions"] == written and "object object" in chunk["done"] and end["event"] == "end"
+    assert book.fault == ""
+
+
+def test_a_job_that_fails_is_told_ends_the_recording_and_not_the_thread(tmp_path, monkeypatch):
+    flight = Flight(tmp_path)
+    add = logbook.EpisodeRecorder.add
+
+    def broken(self, frame, task):
+        if self.length == 10:
+            raise KeyError("a mistake of ours")
+        add(self, frame, task)
+
+    monkeypatch.setattr(logbook.EpisodeRecorder, "add", broken)
+    flight.run(3.0)
+    assert flight.logbook.fault == "KeyError: 'a mistake of ours'"
+    assert json.loads((tmp_path / "events.jsonl").read_text().splitlines()[-1])["event"] == "end"
+    assert not list(tmp_path.glob("dataset/data/*/*.parquet"))

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 CAMERA = "observation.images."
 FRAMES = 32  # may wait to be encoded; beyond that they are dropped and counted
 EVENTS = 1000  # are kept for the result
+WORDS = 200  # characters of what is neither numbers nor text
 DUMPS = 100  # stops of one run that are dumped
 ROOM_BYTES = 128 * 2**20  # that are left on the disk when recording ends by itself; two episodes need less
 NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -151,9 +153,10 @@ class Logbook:
         self._tell(lambda log: log.event(now_s, event, **what))
 
     def chunk(self, now_s: float, actions: np.ndarray, **what: Any) -> None:
-        """Write down a chunk float[T, A]; it goes to the log only."""
+        """Write down a chunk float[T, A], or whatever came in the place of one; it goes to the log only."""
         entry = {"time_s": round(now_s, 6), "event": "chunk", **what}
-        self._jobs.put(lambda: self._write_event({**entry, "actions": np.round(actions, 5)}))
+        numbers = isinstance(actions, np.ndarray) and actions.dtype.kind in "fiu"
+        self._jobs.put(lambda: self._write_event({**entry, "actions": np.round(actions, 5) if numbers else actions}))
         self._tell(lambda log: log.chunk(now_s, actions, **what))
 
     def tick(self, tick: Tick) -> None:
@@ -210,14 +213,17 @@ class Logbook:
             self._guarded(job)
 
     def _guarded(self, job: Callable[[], object]) -> None:
-        """Do something with the disk; one that fails ends the recording, not the control."""
+        """Do something with the disk; one that fails ends the recording, not the control, nor the jobs after it."""
         try:
             job()
-        except OSError as error:
-            self.fault = self.fault or str(error)
-            if self._recorder is not None:
-                self._recorder.discard()
-                self._recorder = None
+        except Exception as error:  # the top of a thread: what it does not catch nobody hears of
+            words = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self.fault = self.fault or words
+            logger.error("the recording has ended: %s", words, exc_info=not isinstance(error, OSError))
+            recorder, self._recorder = self._recorder, None
+            if recorder is not None:
+                with suppress(Exception):  # an encoder may be what is broken
+                    recorder.discard()
 
     def _write_event(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, default=_plain) + "\n"
@@ -258,6 +264,7 @@ def features(embodiment: Embodiment) -> schema.Features:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
+    """Return what JSON can hold; of what a broken policy or driver may say, the words for it."""
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "fiubU":
         return value.tolist()
-    raise TypeError(f"{value!r} of type {type(value).__name__} has no place in the log")
+    return repr(value)[:WORDS]
