@@ -103,3 +103,16 @@ def test_an_alarm_is_written_down_once_and_each_refusal_too():
         alarms.refuse("finite", "NaN")
         alarms.settle(True)
     assert journal.counts == {"state": 1, "finite": 7}
+
+
+def test_alarms_of_other_monitors_are_written_down_and_not_counted_as_rules():
+    journal = Journal()
+    alarms = Alarms(CLEAR, journal)
+    alarms.stand("camera front", State.HOLD, "old")
+    alarms.post(alarms.sound, "estop", State.ESTOP, "hand in the way", False)
+    for _ in range(7):
+        alarms.begin(3.0)
+        alarms.refuse("finite", "NaN")
+        alarms.settle(True)
+    assert journal.counts == {"finite": 7}
+    assert [entry.rule for entry in journal.recent] == ["camera front", "estop", "finite"]

@@ -55,3 +55,20 @@ def test_a_wrong_picture_degrades_until_it_is_right(drive):
     assert status.state is State.DEGRADED and status.reasons == ("picture front: it shows nothing",)
     vigil.pictures({"front": "", "wrist": ""})
     assert drive.to(np.array(MIDDLE), 1.0).state is State.NORMAL
+
+
+def test_the_reason_is_the_present_one_however_long_it_is_as_bad(drive):
+    vigil = Vigil(drive.guard)
+    vigil.report("policy", State.DEGRADED, "its actions hold numbers that are not finite")
+    assert drive(MIDDLE).reasons == ("policy: its actions hold numbers that are not finite",)
+    vigil.report("policy", State.DEGRADED, "the server is gone")
+    assert drive(MIDDLE).reasons == ("policy: the server is gone",)
+    assert [entry.rule for entry in drive.guard.journal.recent] == ["policy"]  # one alarm, with other words
+
+
+def test_the_age_of_a_frozen_camera_grows_as_it_is_told(drive):
+    vigil, told = Vigil(drive.guard), []
+    for tick in range(1, 4):
+        vigil.cameras({"front": None}, 10.0 + tick, 10.0)
+        told += drive(MIDDLE).reasons
+    assert told == [f"camera front: its newest frame is {age}.000 s old" for age in (1, 2, 3)]

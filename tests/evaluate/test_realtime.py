@@ -109,7 +109,7 @@ def test_the_guard_keeps_the_limits_and_its_interventions_are_counted():
     unkept = np.abs(np.diff(commands(), n=2, axis=0)).max() * HZ**2
     assert kept <= EMBODIMENT.acceleration_max[0] * (1 + 1e-9) < unkept
     assert sum(guarded.interventions.get(rule, 0) for rule in ("acceleration", "jerk")) > 0
-    assert set(bare.interventions) == {"off"}
+    assert not any(bare.interventions.values())
     assert guarded.states["NORMAL"] > 0.8 * guarded.ticks
 
 

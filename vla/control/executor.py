@@ -61,10 +61,11 @@ class Executor:
         self._halted_s, self._halted, self._pose = now_s, True, np.array(pose, np.float64)
         self._waiting: ActionChunk | None = None
 
-    def resume(self, now_s: float) -> None:
-        """Let a chunk that was waiting begin."""
+    def resume(self, now_s: float, pose: np.ndarray | None = None) -> None:
+        """Let a chunk that was waiting begin, from `pose` float[A] if the arm is no longer where it was halted."""
         if self._halted and self._waiting is not None:
             self._halted = False
+            self._pose = self._pose if pose is None else np.array(pose, np.float64)
             self._begin(self._waiting, now_s)
             self._waiting = None
 
@@ -116,14 +117,16 @@ class Executor:
             self._begin(chunk, now_s)
         return ""
 
-    def target(self, t_s: float) -> np.ndarray | None:
+    def target(self, t_s: float, approach: bool = False) -> np.ndarray | None:
         """Return the target float64[A] for a time, None if there is none: whoever asks must brake then.
 
-        While halted, with a chunk that waits for `resume`, it is the pose where that will begin.
+        While halted, with a chunk that waits for `resume`, it is the pose where that will begin; with `approach` it is
+        the chunk's first step, for a guard that goes there slowly.
         """
         if self._halted:
-            fresh = self._waiting is not None and t_s - self._arrived_s <= WAITS_S
-            return self._pose if fresh else None
+            if self._waiting is None or t_s - self._arrived_s > WAITS_S:
+                return None
+            return self._waiting.actions[0].astype(np.float64) if approach else self._pose
         target = self.strategy.at(t_s)
         if target is not None:
             self._pose = target

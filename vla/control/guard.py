@@ -33,8 +33,9 @@ class Status:
 
     state: State
     reasons: tuple[str, ...]  # what is wrong, the worst first
-    interventions: Mapping[str, int]  # so far, by rule
+    interventions: Mapping[str, int]  # so far, by rule of the guard; alarms of others and of humans are none
     at_rest: bool  # the commands, not the arm
+    engaging: bool  # a command has yet to meet the arm before any is followed
 
 
 class Guard:
@@ -42,7 +43,8 @@ class Guard:
 
     Call `engage` with the measured pose, then `step` in every tick. All times are of this machine's monotonic clock.
     `estop`, `acknowledge`, `alarm` and `clear` may be called from any thread and from signal handlers, and take effect
-    in the next step. `journal` counts the interventions by rule and keeps the latest with time and reason.
+    in the next step. `journal` counts the interventions by rule and keeps the latest with time and reason, alarms of
+    others too, which it does not count.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Guard:
         hardware: bool = True,
         off_on_hardware: bool = False,
         engage_tol: float = 0.1,
+        slow_approach: bool = False,
         approach_speed: float = 0.25,
         max_age_s: float = 0.1,
     ):
@@ -65,6 +68,7 @@ class Guard:
           mode: "on", or "off" to let every finite command through unchanged unless an alarm holds the arm.
           hardware: whether a real robot is at the other end; "off" is refused there without `off_on_hardware`.
           engage_tol: how far from the measured pose the first command may be [rad].
+          slow_approach: whether a first command that is further away is approached slowly, else it is refused.
           approach_speed: of a slow approach, at most [rad/s].
           max_age_s: how long after it was due a command may still be followed.
         """
@@ -76,7 +80,7 @@ class Guard:
         self._admission, self._demand = Admission(embodiment, hz, max_age_s), Demand(embodiment, hz)
         self._watchdogs, self._alarms = Watchdogs(hz, max_age_s), Alarms(ceil(CLEAR_S * hz), self.journal)
         self._phase = State.IDLE  # IDLE, ENGAGING or NORMAL: what to do as far as no alarm objects
-        self._must_engage = self._slow_approach = False
+        self.slow_approach, self._slow_approach, self._must_engage = slow_approach, slow_approach, False
         self._goal: list[float] | None = None  # what is being followed
         self._followed: list[float] | None = None  # what was followed last, since the last hold
         if self._off:
@@ -84,11 +88,11 @@ class Guard:
             logger.warning(reason)
             self._alarms.stand("off", State.DEGRADED, reason)
 
-    def engage(self, measured: np.ndarray, slow_approach: bool = False) -> None:
+    def engage(self, measured: np.ndarray, slow_approach: bool | None = None) -> None:
         """Command the measured pose, at rest; the first command must then meet it, or is approached slowly.
 
-        measured: float[A] joint positions [rad], gripper 0..1. Raises ValueError if the arm cannot start from there,
-        and RuntimeError while the guard is moving it or an alarm from HOLD up stands.
+        measured: float[A] joint positions [rad], gripper 0..1. slow_approach: None as when made. Raises ValueError if
+        the arm cannot start from there, and RuntimeError while the guard is moving it or an alarm from HOLD up stands.
         """
         if self._alarms.level >= State.HOLD:
             reasons = "; ".join(self._alarms.reasons)
@@ -100,7 +104,8 @@ class Guard:
             raise ValueError(f"cannot engage at {np.round(pose, 3).tolist()}: it collides there; move the arm by hand")
         self._motion.place(pose)
         self._watchdogs.start()
-        self._phase, self._slow_approach, self._must_engage = State.ENGAGING, slow_approach, False
+        self._phase, self._must_engage = State.ENGAGING, False
+        self._slow_approach = self.slow_approach if slow_approach is None else slow_approach
         self._goal = self._followed = None
 
     def step(
@@ -129,12 +134,13 @@ class Guard:
         self._settle(self._alarms.settle(self._motion.at_rest))
         self._move(now_s)
         state = max(self._phase, self._alarms.level)
-        status = Status(state, self._alarms.reasons, dict(self.journal.counts), self._motion.at_rest)
+        counts, engaging = dict(self.journal.counts), self._phase is State.ENGAGING
+        status = Status(state, self._alarms.reasons, counts, self._motion.at_rest, engaging)
         return None if self._phase is State.IDLE else np.array(self._motion.pose), status
 
     def estop(self, reason: str) -> None:
         """Brake and hold; only `acknowledge` and then `engage` lead out of it."""
-        self._alarms.post(self._alarms.sound, "estop", State.ESTOP, reason)
+        self._alarms.post(self._alarms.sound, "estop", State.ESTOP, reason, False)
 
     def acknowledge(self) -> None:
         """Say that a human has seen what happened: STOP1 and ESTOP end when their causes have cleared."""

@@ -16,16 +16,20 @@ class Intervention:
 
 
 class Journal:
-    """Counts everything, remembers the latest `length` entries."""
+    """Counts the guard's own rules, remembers everything in the latest `length` entries."""
 
     def __init__(self, length: int = 1000):
         """Begin empty."""
         self.counts: Counter[str] = Counter()
         self.recent: deque[Intervention] = deque(maxlen=length)
 
-    def note(self, rule: str, reason: str, now_s: float) -> None:
-        """Count an intervention; one that repeats the last entry's rule lengthens that entry."""
-        self.counts[rule] += 1
+    def note(self, rule: str, reason: str, now_s: float, counts: bool = True) -> None:
+        """Write an intervention down; one that repeats the last entry's rule lengthens that entry.
+
+        counts: whether it is a rule of the guard, and not the alarm of another monitor or of a human.
+        """
+        if counts:
+            self.counts[rule] += 1
         if self.recent and self.recent[-1].rule == rule:
             self.recent[-1].last_s = now_s
             self.recent[-1].count += 1

@@ -64,14 +64,14 @@ class Alarms:
                 break
             request()
         for name, (state, reason) in self._standing.items():
-            self.sound(name, state, reason)
+            self.sound(name, state, reason, counts=False)
 
-    def sound(self, name: str, state: State, reason: str) -> None:
-        """Report a cause that is present in this tick."""
+    def sound(self, name: str, state: State, reason: str, counts: bool = True) -> None:
+        """Report a cause that is present in this tick; counts: whether a rule of the guard has found it."""
         alarm = self._alarms.get((name, state))
         if alarm is None:
             self._alarms[name, state] = Alarm(name, state, reason)
-            self._journal.note(name, reason, self._now_s)
+            self._journal.note(name, reason, self._now_s, counts)
         else:
             alarm.reason, alarm.clear_ticks, alarm.acknowledged = reason, 0, False
 
@@ -82,9 +82,9 @@ class Alarms:
         self.sound(rule, state, reason)
 
     def stand(self, name: str, state: State, reason: str) -> None:
-        """Sound in this tick and all that follow, until `withdraw`."""
+        """Sound what another monitor says in this tick and all that follow, until `withdraw`."""
         self._standing[name] = state, reason
-        self.sound(name, state, reason)
+        self.sound(name, state, reason, counts=False)
 
     def withdraw(self, name: str) -> None:
         """End what stands under a name, if anything does."""

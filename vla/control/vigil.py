@@ -27,8 +27,8 @@ class Vigil:
             if before:
                 del self._standing[name]
                 self._guard.clear(name)
-        elif before is None or before[0] is not state:
-            if before:
+        elif before != (state, reason):  # also where it is as bad as before for another reason
+            if before and before[0] is not state:
                 self._guard.clear(name)
             self._standing[name] = state, reason
             self._guard.alarm(name, state, reason)
