@@ -104,7 +104,7 @@ class Flight:
         self.troubles: dict[str, Callable[[float], Any]] = {}
         self.arm = Arm(self.clock, self._trouble, body)
         self.policy = parts.get("policy") or Walker()
-        self.guard = Guard(body, HZ)
+        self.guard = Guard(body, HZ, **parts.get("guard", {}))
         self.executor = Executor(strategy or RealTime(), body)
         self.inference = Timed(self.policy, self.clock, latency_s)
         self.logbook = Logbook(folder, body, instruction, HZ, patient=True)

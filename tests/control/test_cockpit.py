@@ -118,6 +118,8 @@ def test_stop_ends_a_takeover_and_clear_lets_the_policy_go_on(tmp_path):
 class Silent(Verbatim):
     """Has nothing to do, as when the instruction has been carried out or given up."""
 
+    why_idle = "all is done"
+
     def look(self, observation):
         return None
 

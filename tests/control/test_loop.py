@@ -217,6 +217,10 @@ class Turns:
     def hear(self, chunk, text):
         self.heard.append((text, chunk.done))
 
+    @property
+    def why_idle(self):
+        return f"resting since turn {len(self.heard)}"
+
 
 def test_steering_decides_what_the_controller_is_asked_for(tmp_path):
     steering = Turns([(0.0, "up"), (1.0, None), (2.0, "down")])
@@ -225,7 +229,7 @@ def test_steering_decides_what_the_controller_is_asked_for(tmp_path):
     assert {seen.instruction for seen in flight.policy.seen} == {"up", "down"}
     changes = flight.states()
     assert changes[1][1] == "HOLD" and 1.0 <= changes[1][0] <= 1.1
-    assert "there is nothing to do" in flight.reasons()
+    assert "steering: resting since turn" in flight.reasons()
     assert flight.arm.heights()[-1] == pytest.approx(-1.2, abs=1e-3)
     assert {text for text, _ in steering.heard} == {"up", "down"}
     assert not [seen for seen in flight.policy.seen if 101.0 <= seen.time_s < 102.0]
@@ -278,3 +282,31 @@ def test_every_stop_is_dumped_and_everything_is_in_the_log(tmp_path):
     followed = [entry for entry in log if entry["event"] == "chunk" and not entry["dropped"]]
     assert len(followed) == flight.executor.counts["chunks"]
     assert np.shape(followed[0]["actions"]) == (16, 2)
+
+
+def test_a_stop_out_of_a_hold_is_dumped_too(tmp_path):
+    flight = Flight(tmp_path)
+    flight.troubles["see"] = lambda since_s: 1.0 < since_s < 3.0
+
+    def operator(since_s):
+        if since_s == pytest.approx(2.0):
+            flight.guard.alarm("bus", State.STOP1, "a servo has shut down")
+        if since_s == pytest.approx(2.5):
+            flight.guard.estop("hand in the way")
+
+    flight.troubles["read"] = operator
+    flight.run(4.0)
+    assert [state for _, state in flight.states()][1:] == ["DEGRADED", "HOLD", "STOP1", "ESTOP"]
+    names = sorted(path.name for path in (tmp_path / "stops").iterdir())
+    assert [name[4:-6] for name in names] == ["HOLD", "STOP1", "ESTOP", "ESTOP"]  # the last one is the end of the run
+    ticks = [json.loads(line) for line in (tmp_path / "stops" / names[1]).read_text().splitlines()]
+    assert [tick["state"] for tick in ticks[-2:]] == ["HOLD", "STOP1"]
+
+
+def test_a_run_in_which_all_is_well_has_no_interventions_of_the_guard(tmp_path):
+    flight = Flight(tmp_path, steering=Turns([(0.0, "up"), (1.0, None), (2.0, "up")]))
+    summary = flight.run(4.0)
+    assert summary.ended == "the time is over" and summary.states["HOLD"] > 10
+    told = {event["rule"] for event in flight.logbook.events if event["event"] == "intervention"}
+    assert {"end", "steering"} <= told  # it can be read what the arm was braked for
+    assert not {"end", "steering"} & summary.interventions.keys()

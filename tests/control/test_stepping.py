@@ -287,3 +287,35 @@ def test_a_policy_whose_server_answers_with_chunks_only_cannot_plan():
     policy.talks = False
     with pytest.raises(ValueError, match="answers with chunks only; possible: planner=none"):
         by_policy(policy=policy, grammar=TABLETOP, instruction=SECOND, **PACE)
+
+
+def test_why_there_is_nothing_to_do_is_told(stepping, planner):
+    stepping.look(seen(0.0))
+    assert stepping.look(seen(2.5)) is None and stepping.why_idle == "the planner has been thinking for 2.5 s"
+    planner.may_answer.set()
+    look(stepping, 2.6)
+    stepping.hierarchy._end("done", 30)
+    assert look(stepping, 2.7) is None and stepping.why_idle == "all that was asked for is done"
+
+
+def test_a_planner_that_is_away_refused_or_given_up_is_told_apart(stepping, planner, monkeypatch):
+    def away(requests):
+        raise Gone("it is not there")
+
+    monkeypatch.setattr(planner, "next_subtasks", away)
+    assert look(stepping, 0.0) is None and stepping.why_idle == "the planner cannot be asked: it is not there"
+    monkeypatch.setattr(planner, "next_subtasks", lambda requests: ["fly to the moon"])
+    assert look(stepping, 2.0) is None
+    assert stepping.why_idle.startswith("the planner's words were refused: 'fly to the moon' is not a skill")
+    assert [look(stepping, 2.0 + time_s) for time_s in range(2, 12)] == [None] * 10
+    assert stepping.hierarchy.ended == "gave_up"
+    assert stepping.why_idle.startswith("it was given up after 3 attempts; the planner's words were refused: 'fly")
+
+
+def test_a_subtask_that_was_tried_in_vain_is_named(stepping, planner):
+    planner.may_answer.set()
+    look(stepping, 0.0)
+    stepping.hierarchy.failed = FIRST
+    stepping.hierarchy._end("gave_up", 9)
+    assert look(stepping, 1.0) is None
+    assert stepping.why_idle == f"it was given up after 3 attempts; “{FIRST}” did not succeed"

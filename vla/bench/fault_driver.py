@@ -158,6 +158,11 @@ class Stream:
         """Hand it on."""
         self._steering.hear(chunk, text)
 
+    @property
+    def why_idle(self) -> str:
+        """Return what the other says, if it is not this that is silent."""
+        return self._steering.why_idle or "the words have stopped coming"
+
     def close(self) -> None:
         """Close the other."""
         self._steering.close()

@@ -27,7 +27,7 @@ from vla.control.hierarchy import Pacing
 from vla.control.inference import Controller, Threaded, takes_given
 from vla.control.listener import bind
 from vla.control.logbook import Logbook
-from vla.control.loop import Loop, Summary
+from vla.control.loop import Loop
 from vla.control.operator import OperatorPage
 from vla.control.quiet import quiet_interpreter
 from vla.control.rerun_log import RerunLog
@@ -35,6 +35,7 @@ from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
 from vla.control.stepping import Stepping, who_reads
 from vla.control.strategy import RealTime, Strategy
+from vla.control.summary import Summary
 from vla.control.words import admit_words, tidy
 from vla.model.checkpoint import DEFAULT, load
 from vla.model.history import follow

@@ -4,24 +4,27 @@ All that moves the robot goes through here. The policy thinks elsewhere (inferen
 (logbook.py); nothing in a tick waits for either, and nothing that they do wrong raises here.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 
+from vla.control.answers import Answers
 from vla.control.clock import Clock, Metronome
 from vla.control.executor import Executor
 from vla.control.guard import Guard, Status
-from vla.control.inference import Answer, Inference, Request
+from vla.control.inference import Inference, Request
 from vla.control.logbook import Log, Moment, Tick
-from vla.control.plan import leap, refusal
 from vla.control.proprioception import Proprioception
 from vla.control.robot import Measurement, Robot
 from vla.control.severity import State
 from vla.control.sight import Sight
 from vla.control.steering import Steering
+from vla.control.summary import Latest, Summary
 from vla.control.takeover import Takeover
 from vla.control.vigil import Vigil
 from vla.control.watchdogs import STATE_TICKS
@@ -36,33 +39,6 @@ FOLLOWING = (State.NORMAL, State.DEGRADED)
 
 class StartError(RuntimeError):
     """The robot cannot be engaged; nothing has moved."""
-
-
-@dataclass
-class Summary:
-    """What became of a run."""
-
-    ticks: int = 0
-    missed: int = 0  # periods that were skipped
-    idle_ticks: int = 0  # since the first motion, in which there was nothing new to do
-    states: Counter[str] = field(default_factory=Counter)  # ticks in each state of the guard
-    interventions: dict[str, int] = field(default_factory=dict)  # of the guard, by rule
-    late_s: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))  # of the ticks
-    ended: str = ""  # why it did
-
-
-@dataclass(frozen=True)
-class Latest:
-    """What the newest tick saw and did, for whoever looks on."""
-
-    status: Status
-    joints: np.ndarray | None  # float32[A], measured
-    command: np.ndarray | None  # float64[A], as sent
-    observation: Observation | None  # its instruction is the operator's
-    text: str | None  # what the controller is asked for
-    progress: float | None  # as the newest chunk says
-    done: float | None
-    taken_over: bool
 
 
 class Loop:
@@ -105,18 +81,25 @@ class Loop:
         self._engage_by_s = -np.inf
         self._orders: SimpleQueue[Callable[[float], None]] = SimpleQueue()  # of an operator, for the next tick
         self._takeover = Takeover(guard.embodiment)
-        self._progress: tuple[float | None, float | None] = None, None
+        self._answers = Answers(inference, executor, steering, guard, self._vigil, logbook)
         self.latest: Latest | None = None
         self.summary = Summary()
 
     def run(self, seconds: float) -> Summary:
-        """Engage, run for so many seconds or until stopped, brake, and return what became of it."""
+        """Engage, run for so many seconds or until stopped, brake, and return what became of it.
+
+        An error inside a tick brakes too, in STOP1, and is raised again when the arm is at rest.
+        """
         self._start()
         end_s = self._clock.now() + seconds
-        while not self._left and not self._stopped:
-            self.tick(self._metronome.wait())
-            if self._clock.now() >= end_s and not self._stopping:
-                self.stop("the time is over")
+        try:
+            while not self._left and not self._stopped:
+                self.tick(self._metronome.wait())
+                if self._clock.now() >= end_s and not self._stopping:
+                    self.stop("the time is over")
+        except Exception as error:  # whatever it is, the arm is not left moving
+            self._come_to_rest(error)
+            raise
         self.summary.missed = self._metronome.missed
         self.summary.ended = self._stopping or "left"
         self._logbook.event(self._clock.now(), "end", reason=self.summary.ended)
@@ -169,23 +152,27 @@ class Loop:
         if self._wants_engage and joints is not None:
             self._wants_engage = False
             self._engage_again(joints, now_s)
-        self._listen(now_s)
+        self._answers.listen(self._text, now_s)
         self._look(now_s, due_s)
-        self._listen(now_s)
+        self._answers.listen(self._text, now_s)
         aim_s = due_s + self._metronome.period_s  # a command is for the end of its period
-        target = self._executor.target(aim_s) if self._takeover.target is None else self._takeover.target
+        target = self._takeover.target
+        if target is None:
+            target = self._executor.target(aim_s, self._guard.slow_approach)
         command, status = self._guard.step(target, joints, now_s, due_s, measured_s)
         if joints is not None and self._command is not None:
             self._record(due_s, joints, self._command, status.state)
         if command is not None:
             self._send(command)
         self._command = command
-        self._count(status, aim_s, late_s)
+        begun = self._executor.counts["chunks"] and not self._stopping
+        self.summary.count(status, late_s, idle=bool(begun) and self._executor.idle(aim_s))
         self._logbook.tick(Tick(due_s, late_s, joints, target, command, status.state))
         self._note(status, now_s)
         self._steer_executor(status, now_s, joints if command is None else command, aim_s)
+        said, seen = self._answers, self._observation
         self.latest = Latest(
-            status, joints, command, self._observation, self._text, *self._progress, taken_over=self._takeover.on
+            now_s, status, joints, command, seen, self._text, said.progress, said.done, self._takeover.on
         )
         return status
 
@@ -199,7 +186,8 @@ class Loop:
             order(now_s)
 
     def _change_instruction(self, text: str, now_s: float) -> None:
-        self._instruction, self._progress = text, (None, None)
+        self._instruction = text
+        self._answers.forget()
         self._logbook.event(now_s, "instruction", text=text)
 
     def _begin_takeover(self, now_s: float) -> None:
@@ -218,6 +206,26 @@ class Loop:
             if self._command is not None:
                 self._executor.halt(now_s, self._command)
             self._logbook.event(now_s, "takeover", on=False)
+
+    def _come_to_rest(self, error: Exception) -> None:
+        """Brake by guard and bus alone, since anything else may be what failed, and write down why."""
+        words = f"{type(error).__name__}: {error}"
+        self._guard.alarm("loop", State.STOP1, words)
+        end_s, status = self._clock.now() + REST_S, None
+        while not (self._left or (status and status.at_rest)) and self._clock.now() <= end_s:
+            due_s = self._metronome.wait()
+            now_s = self._clock.now()
+            measurement = _try(self._measure, error)
+            joints, measured_s = (measurement.joints, measurement.time_s) if measurement else (None, None)
+            command, status = self._guard.step(None, joints, now_s, due_s, measured_s)
+            if command is not None:
+                _try(partial(self._send, command), error)
+            self._command = command
+            tick = Tick(due_s, now_s - due_s, joints, None, command, status.state)
+            _try(partial(self._logbook.tick, tick), error)
+            _try(partial(self._note, status, now_s), error)
+        _try(partial(self._logbook.event, self._clock.now(), "end", reason=words), error)
+        _try(partial(self._logbook.dump, status.state if status else State.STOP1), error)
 
     def _start(self) -> None:
         """Wait for the robot to show itself, then engage the guard where it is."""
@@ -255,6 +263,11 @@ class Loop:
         else:
             self._executor.halt(now_s, joints)
             self._logbook.event(now_s, "engage", joints=joints)
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the newest tick was, infinite before there is one."""
+        return np.inf if self.latest is None else self._clock.now() - self.latest.time_s
 
     @property
     def missed(self) -> int:
@@ -312,7 +325,7 @@ class Loop:
             self._observation = Observation(images, self._joints_at(frame_s), self._instruction, frame_s)
             self._text = self._steering.look(self._observation)
             something = self._text is not None or self._takeover.on
-            self._vigil.report("steering", None if something else State.HOLD, "there is nothing to do")
+            self._vigil.report("steering", None if something else State.HOLD, self._steering.why_idle)
         if self._text is None or self._takeover.on:
             return
         if self._observation.time_s <= self._asked_s:
@@ -329,54 +342,16 @@ class Loop:
         """Return the measurement that is closest to a time."""
         return min(self._past, key=lambda measurement: abs(measurement.time_s - t_s)).joints
 
-    def _listen(self, now_s: float) -> None:
-        """Hand answers of the policy to the executor; what is wrong with them is an alarm."""
-        for answer in self._inference.answers():
-            wrong = answer.error
-            if answer.chunk is not None:
-                wrong = self._hear(answer, now_s)
-            self._vigil.report("policy", State.DEGRADED if wrong else None, wrong)
-            if wrong:  # a leap is refused, and no more; anything else is an error of the policy
-                broken = answer.chunk is None or refusal(answer.chunk, self._guard.embodiment)
-                self._logbook.event(now_s, "policy" if broken else "refused", reason=wrong)
-
-    def _hear(self, answer: Answer, now_s: float) -> str:
-        """Take a chunk; return what is wrong with it."""
-        chunk, request = answer.chunk, answer.request
-        assert chunk is not None
-        question, text = request.question, request.observation.instruction
-        self._steering.hear(chunk, text)
-        self._progress = chunk.progress, chunk.done
-        if text != self._text:
-            self._executor.counts["other_words"] += 1
-            return ""
-        refused, body = self._executor.counts["refused"], self._guard.embodiment
-        if why := refusal(chunk, body) or leap(chunk, request.observation.state, body, self._executor.halted):
-            self._executor.counts["refused"] += 1
-        else:
-            why = self._executor.take(chunk, question, now_s)
-        said = {"text": text, "progress": chunk.progress, "done": chunk.done, "dropped": why}
-        self._logbook.chunk(now_s, chunk.actions, frame_s=question.frame_s, given=question.given_steps, **said)
-        return why if self._executor.counts["refused"] > refused else ""
-
     def _steer_executor(self, status: Status, now_s: float, pose: np.ndarray | None, next_s: float) -> None:
         """Let the executor go on only while the guard follows it; it begins anew from where the arm is held."""
+        engaging = status.engaging and status.state < State.HOLD
         if self._takeover.on:
             if not self._takeover.outlasts(status.state, self._command):
                 self._end_takeover(now_s)
-        elif status.state in FOLLOWING and self._text is not None:
-            self._executor.resume(next_s)
-        elif status.state is not State.ENGAGING and pose is not None and not (status.at_rest and self._executor.halted):
+        elif status.state in FOLLOWING and self._text is not None and not engaging:
+            self._executor.resume(next_s, pose)
+        elif not engaging and pose is not None and not (status.at_rest and self._executor.halted):
             self._executor.halt(now_s, pose)
-
-    def _count(self, status: Status, aim_s: float, late_s: float) -> None:
-        summary = self.summary
-        summary.ticks += 1
-        summary.states[status.state.name] += 1
-        summary.interventions = dict(status.interventions)
-        summary.late_s.append(late_s)
-        if self._executor.counts["chunks"] and not self._stopping:
-            summary.idle_ticks += self._executor.idle(aim_s)
 
     def _note(self, status: Status, now_s: float) -> None:
         """Log what the guard did, and dump the last seconds when it stops."""
@@ -384,7 +359,7 @@ class Loop:
         self._status = status
         if status.state is not before:
             self._logbook.event(now_s, "state", state=status.state.name, before=before.name, reasons=status.reasons)
-            if status.state >= State.HOLD > before:
+            if status.state >= State.HOLD and status.state > before:  # each time that it gets worse
                 self._logbook.dump(status.state)
         latest = self._guard.journal.recent[-1] if self._guard.journal.recent else None
         if latest is not None and latest is not self._noted:
@@ -398,3 +373,14 @@ class Loop:
         self._recorded_s = due_s if due_s > self._recorded_s + 2 * self._record_s else self._recorded_s + self._record_s
         told, observation = self._observation.instruction, replace(self._observation, instruction=self._text or "")
         self._logbook.frame(Moment(observation, joints, due_s - self._began_s, state, told), command)
+
+
+def _try(what: Callable[[], Any], error: Exception) -> Any:
+    """Do one thing of many that may fail too; return None and add its words to the error that was first if it does."""
+    try:
+        return what()
+    except Exception as another:  # the first error is the one to tell, and braking goes on
+        note = f"while braking: {type(another).__name__}: {another}"
+        if note not in getattr(error, "__notes__", []):
+            error.add_note(note)
+        return None

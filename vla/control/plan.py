@@ -1,6 +1,7 @@
 """A chunk laid out in time: where the joints should be at any moment until its last step."""
 
 from copy import copy
+from numbers import Real
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -61,6 +62,9 @@ def refusal(chunk: ActionChunk, embodiment: Embodiment) -> str:
         return "its actions hold numbers that are not finite"
     if not isinstance(chunk.dt_s, int | float) or not 0 < chunk.dt_s < np.inf:
         return f"its period is {chunk.dt_s!r}, it must be positive seconds"
+    for what, share in (("progress", chunk.progress), ("done", chunk.done)):
+        if share is not None and not (isinstance(share, Real) and 0 <= share <= 1):
+            return f"its {what} is {share!r:.40}, it must be a number 0..1"
     return ""
 
 

@@ -16,7 +16,15 @@ class Steering(Protocol):
         ...
 
     def hear(self, chunk: ActionChunk, text: str) -> None:
-        """Take note of what the controller answered to a text: how far it is, whether it is done."""
+        """Take note of what the controller answered to a text: how far it is, whether it is done.
+
+        Only chunks come here that can be carried out; `progress` and `done` are numbers 0..1 or None.
+        """
+        ...
+
+    @property
+    def why_idle(self) -> str:
+        """Why the last `look` gave no text, for who looks on."""
         ...
 
     def close(self) -> None:
@@ -33,6 +41,11 @@ class Verbatim:
 
     def hear(self, chunk: ActionChunk, text: str) -> None:
         """Nothing depends on it."""
+
+    @property
+    def why_idle(self) -> str:
+        """There always is a text."""
+        return ""
 
     def close(self) -> None:
         """There is nothing to end."""

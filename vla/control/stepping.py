@@ -20,6 +20,7 @@ from vla.control.words import UnknownWords
 from vla.types import ActionChunk, Observation
 
 PATIENCE_S = 5.0  # for which a subtask that is being checked goes on
+REASON_CHARACTERS = 200  # of a refusal are shown
 AGAIN_S = 1.0  # from an answer that could not be had to the next question
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class Stepping:
         self._thread = thread or ThreadPoolExecutor(1, "planner")
         self._thinking: Future[None] | None = None
         self._meanwhile: str | None = None  # the subtask while the planner thinks
-        self._asked_s, self._not_before_s = 0.0, -inf
+        self._asked_s, self._not_before_s, self._seen_s = 0.0, -inf, 0.0
+        self._unasked = ""  # why the planner could not be asked the last time
         self._began_s: float | None = None
         self._once_more = False
         self.tell: Callable[[Note], object] = lambda note: None  # is told what happens, from the loop
@@ -61,6 +63,7 @@ class Stepping:
         """Take note of the newest observation; return the subtask, None while there is none."""
         if self._began_s is None:
             self._began_s = observation.time_s
+        self._seen_s = observation.time_s
         changed = observation.instruction != self.hierarchy.instruction
         if changed:
             self._abandon()
@@ -88,6 +91,22 @@ class Stepping:
             done = 0.0 if chunk.done is None else chunk.done  # a server may leave it out; time runs out then
             self.hierarchy.take_prediction(done, self._step(chunk.time_s))
 
+    @property
+    def why_idle(self) -> str:
+        """Why there is no subtask: what the planner does, or how it ended."""
+        if self._thinking is not None:  # the hierarchy is the planner's until it has answered
+            return f"the planner has been thinking for {self._seen_s - self._asked_s:.1f} s"
+        hierarchy = self.hierarchy
+        if hierarchy.ended == "done":
+            return "all that was asked for is done"
+        refused = f"the planner's words were refused: {hierarchy.refused[:REASON_CHARACTERS]}"
+        if hierarchy.ended:
+            last = refused if hierarchy.refused else f"“{hierarchy.failed}” did not succeed" if hierarchy.failed else ""
+            return f"it was given up after {hierarchy.pacing.attempts} attempts{last and f'; {last}'}"
+        if self._unasked:
+            return f"the planner cannot be asked: {self._unasked}"
+        return refused if hierarchy.refused else "the planner has not said yet what comes next"
+
     def once_more(self) -> None:
         """Carry out the same words again if they are over; from any thread, before the words are given."""
         self._once_more = True
@@ -108,7 +127,7 @@ class Stepping:
         if self._thinking is not None and not self._thinking.done() and self._own_thread:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._thread = ThreadPoolExecutor(1, "planner")
-        self._thinking, self._not_before_s = None, -inf
+        self._thinking, self._not_before_s, self._unasked = None, -inf, ""
 
     def _busy(self) -> bool:
         """Whether the planner thinks; what it failed at counts as a refusal, unless nobody was there to ask.
@@ -118,9 +137,11 @@ class Stepping:
         if self._thinking is None or not self._thinking.done():
             return self._thinking is not None
         error, self._thinking = self._thinking.exception(), None
+        self._unasked = ""
         if error is not None:
             self._not_before_s = self._asked_s + AGAIN_S
             if getattr(error, "retry_in_s", 0.0) > 0:
+                self._unasked = str(error)
                 logger.warning("the planner cannot be asked: %s", error)
                 return False
             logger.error("the planner failed", exc_info=error)

@@ -9,9 +9,9 @@ from vla.control.completion import Completion
 from vla.control.executor import Executor
 from vla.control.hierarchy import Hierarchy
 from vla.control.logbook import Moment, Tick
-from vla.control.loop import Summary
 from vla.control.severity import State
 from vla.control.steering import Steering
+from vla.control.summary import Summary
 from vla.evaluate.controls import Control
 from vla.evaluate.episodes import LoopRecord
 from vla.evaluate.pilot import PlanningPolicy, Prediction
@@ -126,6 +126,11 @@ class Hearing:
         if text is None and self._hierarchy and self._hierarchy.ended:
             self._witness.end()
         return text
+
+    @property
+    def why_idle(self) -> str:
+        """Return what the other steering says."""
+        return self._steering.why_idle
 
     def close(self) -> None:
         """Close the other steering."""
