@@ -3,15 +3,24 @@
 import numpy as np
 import pytest
 
-from tests.control.arms import SEEING, Frame, Record, Walker
+from tests.control.arms import SEEING, Flight, Frame, Record, Walker
+from tests.control.test_grammar import TABLETOP
+from tests.control.test_planner import Eyes
+from vla.bench.fault_driver import LaterThread
 from vla.control.clock import VirtualClock
+from vla.control.deploy import check_contract, deploy
 from vla.control.executor import Question
 from vla.control.faults.clock import FaultyClock
 from vla.control.faults.injection import Injection
 from vla.control.faults.planner import NONSENSE, FaultyPlanner
 from vla.control.faults.schedule import POSSIBLE, Fault, Faults, Kind
+from vla.control.hierarchy import Pacing
 from vla.control.inference import Request, Timed, answer, takes_given
 from vla.control.planner import PlannerError, PlanRequest, ScriptedPlanner
+from vla.control.steering import Verbatim
+from vla.control.stepping import Stepping
+from vla.control.strategy import RealTime
+from vla.control.supervisor import Supervisor
 from vla.types import Observation
 
 PICTURE = np.arange(32 * 48 * 3, dtype=np.uint8).reshape(32, 48, 3)
@@ -296,3 +305,90 @@ def test_a_clock_sleeps_too_long(kind, wakes):
         found.append(clock.now())
     assert found == pytest.approx(wakes)
     assert ahead_s == (0.05 if kind == "wrong" else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (fault("camera.nosuch", "off"), "no 'camera.nosuch'; possible: camera, camera.front, camera.wrist"),
+        (fault("camera.", "off"), "no 'camera.'; possible"),
+        (fault("bus", "wrong", how="blocked", amount=99), "amount=99 is no joint .* possible: 1 lift, 2 gripper"),
+        (fault("bus", "wrong", how="blocked", amount=1.5), "amount=1.5 is no joint"),
+        (fault("bus.servo3", "off"), "there is one bus only, write 'bus'"),
+        (fault("policy", "intermittent", amount=30), "amount=30 is the share that is lost, 0..1"),
+    ],
+)
+def test_what_the_robot_does_not_have_cannot_fail(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Bench(wrong)
+
+
+def test_without_another_camera_none_is_swapped_and_without_any_none_fails():
+    clock = VirtualClock()
+    robot = Robot(clock)
+    for cameras, how in ((["front"], "only one camera, 'front'"), ([], "none, it has no cameras")):
+        robot.cameras = dict.fromkeys(cameras, robot)
+        with pytest.raises(ValueError, match=how):
+            Injection([fault("camera", "wrong", how="swapped")], robot, Walker(), clock, hardware=False)
+
+
+class Lettered(Walker):
+    """Can be led, and knows its words."""
+
+    def __init__(self):
+        super().__init__()
+        self.led_by = []
+
+    def guide(self, guidance):
+        self.led_by.append(guidance)
+
+    def unknown_words(self, text):
+        return ["moon"]
+
+
+def test_a_policy_with_faults_can_what_the_policy_can_and_no_more():
+    clock = VirtualClock()
+    policy = Lettered()
+    faulty = Injection([fault("policy", "off")], Robot(clock), policy, clock, hardware=False).policy
+    check_contract(faulty, SEEING, RealTime(guidance="identity"))
+    assert policy.led_by == ["identity"] and faulty.unknown_words("to the moon") == ["moon"]
+    plain = Bench(fault("policy", "off")).injection.policy
+    assert not hasattr(plain, "guide") and not hasattr(plain, "unknown_words")
+    with pytest.raises(ValueError, match="needs the checkpoint itself"):
+        check_contract(plain, SEEING, RealTime(guidance="identity"))
+
+
+def stepping(clock, instruction):
+    supervisor = Supervisor(ScriptedPlanner(["pick up the red cube"]), TABLETOP, Eyes(["red cube"]))
+    return Stepping(supervisor, instruction, Pacing(), 10.0, LaterThread(clock), plain=lambda text: "then" not in text)
+
+
+def test_a_fault_of_the_planner_reaches_the_planner_of_a_deployed_loop(tmp_path):
+    flight, told = Flight(tmp_path / "unused"), []
+    settings = {"strategy": RealTime(), "hz": 50.0, "latency_s": 0.0, "guard": {"hardware": False}}
+    for number, faults in enumerate(([], [fault("planner", "off", at_s=0.0, for_s=9.0)])):
+        steering = stepping(flight.clock, "tidy up, then rest")
+        settings |= {"steering": steering, "instruction": "tidy up, then rest", "faults": faults}
+        result = deploy(flight.arm, Walker(), seconds=0.5, out=tmp_path / str(number), clock=flight.clock, **settings)
+        told.append(str(result["events"]))
+    flight.logbook.close({"success": False})
+    assert "the planner does not answer (injected)" in told[1] and "injected" not in told[0]
+
+
+def test_a_slow_planner_waits_on_the_true_clock():
+    bench = Bench(fault("planner", "slow", at_s=0.0, amount=0.7))
+    steering = bench.injection.steering(stepping(bench.clock, "tidy up, then rest"))
+    steering.supervisor.planner.next_subtasks([PlanRequest(Observation({}, np.zeros(2), "both", 0.0))])
+    assert bench.clock.now() == pytest.approx(100.7)
+
+
+def test_a_fault_of_the_planner_is_refused_where_none_is_asked():
+    bench = Bench(fault("planner", "off"))
+    with pytest.raises(ValueError, match="possible: planner=policy, planner=chat"):
+        bench.injection.steering(Verbatim())
+    with pytest.raises(
+        ValueError, match="not asked about “pick up the red cube”; give an instruction of several steps"
+    ):
+        bench.injection.steering(stepping(bench.clock, "pick up the red cube"))
+    verbatim = Verbatim()
+    assert Bench(fault("policy", "off")).injection.steering(verbatim) is verbatim

@@ -122,7 +122,7 @@ class Gone(RuntimeError):
 @pytest.mark.parametrize("away", ["next_subtasks", "generate"])
 def test_a_server_that_is_away_for_a_while_costs_no_attempt(stepping, planner, monkeypatch, away):
     planner.may_answer.set()
-    there = {"next_subtasks": planner, "generate": stepping._supervisor.eyes}[away]
+    there = {"next_subtasks": planner, "generate": stepping.supervisor.eyes}[away]
     answering, asked = getattr(there, away), []
 
     def answer(*arguments):

@@ -18,7 +18,6 @@ from vla.control.clock import VirtualClock
 from vla.control.executor import Executor
 from vla.control.faults.clock import wall_clock_ahead
 from vla.control.faults.injection import Injection
-from vla.control.faults.planner import FaultyPlanner
 from vla.control.faults.schedule import Fault, Kind
 from vla.control.grammar import Grammar
 from vla.control.guard import Guard, Status
@@ -248,9 +247,9 @@ def _truth_of(robot: Robot) -> Callable[[], dict[str, Any] | None]:
 def _steering(stage: Stage, words: str, injection: Injection, clock: VirtualClock, body: Embodiment) -> Steering:
     """Return a planner that takes the operator's words apart, with the faults that it has."""
     thread = LaterThread(clock)
-    planner = FaultyPlanner(ScriptedPlanner([stage.pick, stage.instruction]), injection.faults, thread.delay)
+    planner = ScriptedPlanner([stage.pick, stage.instruction])
     supervisor = Supervisor(planner, stage.grammar, Eyes(stage.grammar.parse(stage.instruction).things))
-    return Stepping(supervisor, words, Pacing(), body.control_hz, thread)
+    return injection.steering(Stepping(supervisor, words, Pacing(), body.control_hz, thread), thread.delay)
 
 
 def _agenda(

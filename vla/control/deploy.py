@@ -133,6 +133,7 @@ def deploy(
     body = Embodiment.from_dict(robot.embodiment())
     injection = Injection(faults, robot, follow(policy), clock or RealClock(), hardware=guard.get("hardware", True))
     robot, policy, clock = injection.robot, injection.policy, injection.clock
+    steering = injection.steering(steering or Verbatim())
     check_contract(policy, body, strategy)
     executor, keeper = Executor(strategy, body), Guard(body, hz, **guard)
     viewer = RerunLog(out / "run.rrd", body) if rrd else None
@@ -142,7 +143,6 @@ def deploy(
             clock.now(), "unlike cameras", reason="pictures are not compared with those of training, as asked"
         )
     inference = injection.inference(Threaded(policy, clock, latency_s))
-    steering = steering or Verbatim()
     if isinstance(steering, Stepping):
         steering.tell = lambda note: logbook.event(clock.now(), note.event, text=note.text)
     loop = Loop(

@@ -47,7 +47,7 @@ class Stepping:
         """
         self.hierarchy = Hierarchy(instruction, pacing)
         self.reads_any = reads_any
-        self._supervisor, self._control_hz, self._plain = supervisor, control_hz, plain
+        self.supervisor, self._control_hz, self.plain = supervisor, control_hz, plain
         self._own_thread = thread is None
         self._thread = thread or ThreadPoolExecutor(1, "planner")
         self._thinking: Future[None] | None = None
@@ -73,14 +73,14 @@ class Stepping:
         again, self._once_more = self._once_more and self.hierarchy.ended is not None, False
         if changed or again:
             self.hierarchy, self._told = Hierarchy(observation.instruction, self.hierarchy.pacing), 0
-        if self._plain(observation.instruction):
+        if self.plain(observation.instruction):
             return observation.instruction
         hierarchy = self.hierarchy
         due = hierarchy.wants_plan and self._step(observation.time_s) >= hierarchy.ask_step
         if (due or hierarchy.wants_checks) and observation.time_s >= self._not_before_s:
             self._meanwhile, self._asked_s = hierarchy.subtask, observation.time_s
             self._thinking = self._thread.submit(
-                self._supervisor.serve, [Turn(hierarchy, observation, self._step(observation.time_s))]
+                self.supervisor.serve, [Turn(hierarchy, observation, self._step(observation.time_s))]
             )
             return self._meanwhile
         return hierarchy.subtask

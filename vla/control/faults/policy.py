@@ -62,6 +62,12 @@ class FaultyPolicy:
         """The pose that it can return to, if it knows one."""
         return getattr(self._policy, "ready", None)
 
+    def __getattr__(self, name: str) -> Any:
+        """Be in all else as the policy is, such as in `guide` and `unknown_words`: what it lacks this lacks too."""
+        if name.startswith("_"):  # of this object, while it is not yet made
+            raise AttributeError(name)
+        return getattr(self._policy, name)
+
     def _act(self, observations: Sequence[Observation], *given: Any, **more: Any) -> list[ActionChunk]:
         fault = self._faults.of("server")
         if fault is not None:

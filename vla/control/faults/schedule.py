@@ -1,6 +1,6 @@
 """Which part fails in which way at what time, in PX4's words (docs.px4.io, "System Failure Injection")."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from math import inf
@@ -67,6 +67,8 @@ class Fault:
         part = self.name.partition(".")[0]
         if part not in POSSIBLE:
             raise ValueError(f"no fault can be injected into {self.name!r}; possible: {', '.join(POSSIBLE)}")
+        if part != self.name and part != "camera":
+            raise ValueError(f"no fault can be injected into {self.name!r}: there is one {part} only, write {part!r}")
         kinds = POSSIBLE[part]
         if self.kind not in kinds:
             raise ValueError(f"{part} knows no fault {str(self.kind)!r}; possible: {', '.join(kinds)}")
@@ -77,9 +79,25 @@ class Fault:
             raise ValueError("a disk that is slow for ever would never let go of the recording; give for_s")
         if self.at_s < 0 or self.for_s <= 0 or self.amount < 0:
             raise ValueError(f"{self}: at_s and amount cannot be negative, for_s must be positive")
+        if kind is Kind.INTERMITTENT and self.amount > 1:
+            raise ValueError(f"{self.name} {kind}: amount={self.amount:g} is the share that is lost, 0..1")
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "how", self.how or kinds[kind][0])
         object.__setattr__(self, "amount", self.amount or AMOUNT.get(kind, 1.0))
+
+
+def misfit(fault: Fault, cameras: Sequence[str], joints: Sequence[str]) -> str:
+    """Say what of a robot with these cameras and joints a fault would look for in vain; empty if all is there."""
+    part, _, camera = fault.name.partition(".")
+    if part == "camera" and (not cameras or (fault.name != part and camera not in cameras)):
+        possible = ["camera", *(f"camera.{name}" for name in cameras)] if cameras else ["none, it has no cameras"]
+        return f"this robot has no {fault.name!r}; possible: {', '.join(possible)}"
+    if fault.how == "swapped" and len(cameras) < 2:
+        return f"this robot has only one camera, {cameras[0]!r}, to swap with none"
+    if fault.how == "blocked" and fault.amount not in range(1, len(joints) + 1):
+        numbered = ", ".join(f"{number} {name}" for number, name in enumerate(joints, 1))
+        return f"amount={fault.amount:g} is no joint that could be blocked; possible: {numbered}"
+    return ""
 
 
 class Faults:
