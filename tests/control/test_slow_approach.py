@@ -72,6 +72,6 @@ def test_an_engagement_may_still_say_otherwise(tmp_path):
 
 
 def test_every_key_of_the_guard_in_the_config_is_one_that_the_guard_takes():
-    keys = OmegaConf.to_container(OmegaConf.load("configs/deploy.yaml").guard)
+    keys = dict(OmegaConf.load("configs/deploy.yaml").guard)
     assert keys["slow_approach"] is False
     assert Guard(SEEING, HZ, **(keys | {"slow_approach": True})).slow_approach
