@@ -158,3 +158,26 @@ def test_a_moment_shows_what_the_loop_did(tmp_path):
     last = desk.shown[-1][1]
     assert last.progress == 0.5 and last.done == 0.1 and last.subtask == "up" and last.missed == 0
     assert last.images["front"].shape == (32, 48, 3) and len(last.joints) == len(last.command) == 2
+    assert last.age_s == pytest.approx(1 / HZ)
+
+
+def test_a_loop_that_is_stuck_shows_an_old_moment(tmp_path):
+    flight = Flight(tmp_path)
+    desk = Desk(flight, [])
+    flight.run(1.0)
+    flight.clock.advance(3.0)
+    assert desk.cockpit.snapshot().age_s >= 3.0 and flight.loop.age_s >= 3.0
+
+
+def test_without_the_bus_the_moment_is_shown_without_joints(tmp_path):
+    flight, shown = Flight(tmp_path), []
+    cockpit = Desk(flight, []).cockpit
+
+    def trouble(since_s):
+        shown.append(cockpit.snapshot())
+        if since_s > 0.5:
+            raise OSError("unplugged")
+
+    flight.troubles["read"] = trouble
+    flight.run(1.0)
+    assert shown[-1].state == "HOLD" and "unplugged" in str(shown[-1].reasons) and list(shown[-1].joints) == [None] * 2

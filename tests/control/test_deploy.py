@@ -164,6 +164,7 @@ def test_the_verb_runs_the_twin_in_real_time(tmp_path, monkeypatch):
     assert {"success", "ticks", "missed", "interventions", "states", "events", "episode"} <= set(result)
     assert 0 < result["ticks"] <= 50 * (3 + 4)
     assert result["missed"] >= 0
+    assert "end" not in result["interventions"]  # that the time was over is no rule of the guard
     assert sum(result["states"].values()) == result["ticks"]
     assert result["recording_fault"] is None
     assert {"engage", "end"} <= {event["event"] for event in result["events"]}

@@ -17,6 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.control.browser import CHROMIUM, Browser
+from vla.control.listener import bind
 from vla.control.operator import OperatorPage, Snapshot, _instructs
 
 JOINTS = ("pan", "lift", "elbow", "wrist", "roll", "gripper")
@@ -28,8 +29,11 @@ class Desk:
 
     def __init__(self):
         self.told, self.ticks, self.on, self.instruction = [], 0, False, "pick up the red cube"
+        self.age_s, self.gone, self.deaf = 0.0, False, False
 
     def snapshot(self):
+        if self.gone:
+            return None
         self.ticks += 1
         wave = [float(np.sin(self.ticks / 9 + i)) for i in range(6)]
         image = np.zeros((96, 192, 3), np.uint8)
@@ -37,7 +41,8 @@ class Desk:
         return Snapshot(
             state="ESTOP" if ("estop",) in self.told else "NORMAL",
             reasons=[HOSTILE],
-            joints=wave,
+            joints=[None] * 6 if self.deaf else wave,
+            age_s=self.age_s,
             command=[value + 0.05 for value in wave],
             instruction=self.instruction,
             subtask=HOSTILE,
@@ -132,6 +137,46 @@ def test_clicking_through_the_page(page, desk, tmp_path):
     until(lambda: not desk.on)  # nobody holds the keys any more
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_loop_that_is_stuck_or_silent_looks_like_one(page, desk):
+    stale, state = "document.body.classList.contains('stale')", "document.getElementById('state').textContent"
+    with Browser(page.address) as browser:
+        browser.wait(f"!{stale} && {state} === 'NORMAL'")
+        desk.age_s = 7.3  # moments come, all of the same old tick
+        browser.wait(f"{stale} && /^NORMAL, 7[.][3-9] s ago$/.test({state})")
+        assert float(browser.read("getComputedStyle(document.querySelector('main')).opacity")) < 0.5
+        assert browser.read("getComputedStyle(document.getElementById('stop')).opacity") == "1"
+        desk.age_s, desk.deaf = 0.0, True  # the bus is gone, the loop is not
+        browser.wait(f"!{stale} && {state} === 'NORMAL' && past.length && past.at(-1).joints[0] === null")
+        desk.gone = True  # nothing comes
+        browser.wait(f"{stale} && / s ago$/.test({state})")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("how", ["click", "key"])
+def test_a_stop_without_a_connection_is_told_in_red_until_one_gets_through(desk, how):
+    listener = bind("127.0.0.1", 0, None)
+    port = listener.getsockname()[1]
+    with OperatorPage(desk, JOINTS, [], listener, token=None) as page:
+        browser = Browser(page.address).__enter__()
+        browser.wait("document.getElementById('state').textContent === 'NORMAL'")
+    try:
+        browser.wait("document.getElementById('state').textContent === 'not connected'")
+        assert browser.read("document.getElementById('alert').hidden")
+        assert browser.read("document.body.classList.contains('stale')")
+        browser.click("#stop") if how == "click" else browser.press("Escape")
+        assert "STOP was not sent" in browser.read("document.getElementById('alert').innerText")
+        assert browser.read("getComputedStyle(document.getElementById('alert')).backgroundColor") == "rgb(209, 47, 47)"
+        with OperatorPage(desk, JOINTS, [], bind("127.0.0.1", port, None), token=None):
+            browser.wait("document.getElementById('state').textContent === 'NORMAL'")
+            assert "STOP was not sent" in browser.read("document.getElementById('alert').innerText")
+            browser.click("#stop")
+            until(lambda: ("estop",) in desk.told)
+            assert browser.read("document.getElementById('alert').hidden")
+    finally:
+        browser.__exit__()
+
+
 def test_a_stop_that_speaks_of_instructions_is_a_stop():
     assert _instructs('{"do": "instruct", "text": "stop"}')
     assert not _instructs('{"do": "stop", "text": "instruct"}') and not _instructs(b"instruct")
@@ -172,6 +217,15 @@ def test_a_token_is_asked_for_where_one_is_set(desk):
             assert json.loads(mine.recv(timeout=10))["state"] == "NORMAL"
         with pytest.raises(InvalidStatus, match="403"):
             connect(ws(page).replace("secret", "guess"))
+
+
+@pytest.mark.parametrize("token", ["a+b", "a&b=c", "a#b", "50%25", "ä /?"])
+def test_the_address_that_is_printed_opens_whatever_the_token_is(desk, token):
+    with OperatorPage(desk, JOINTS, [], free_socket(), token=token) as page:
+        with urllib.request.urlopen(page.address, timeout=10) as answer:
+            assert answer.status == 200
+        with connect(ws(page)) as mine:
+            assert json.loads(mine.recv(timeout=10))["state"] == "NORMAL"
 
 
 def test_there_is_one_page_and_it_may_load_nothing_from_elsewhere(page):

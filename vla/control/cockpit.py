@@ -27,9 +27,10 @@ class Cockpit:
     def snapshot(self) -> Snapshot | None:
         """Return the present moment, None before there is one."""
         latest = self._loop.latest
-        if latest is None or latest.joints is None or latest.observation is None:
+        if latest is None or latest.observation is None:
             return None
-        joints, summary = latest.joints.tolist(), self._loop.summary
+        summary = self._loop.summary
+        joints = [None] * len(self._guard.embodiment.joints) if latest.joints is None else latest.joints.tolist()
         finished = self._steering.hierarchy.finished if isinstance(self._steering, Stepping) else []
         return Snapshot(
             state=latest.status.state.name,
@@ -42,6 +43,7 @@ class Cockpit:
             progress=latest.progress,
             done=latest.done,
             takeover=latest.taken_over,
+            age_s=self._loop.age_s,
             ticks=summary.ticks,
             missed=self._loop.missed,
             interventions=summary.interventions,

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib import resources
 from typing import Any, Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import cv2
 import numpy as np
@@ -50,14 +50,15 @@ class Snapshot:
 
     state: str  # of the guard
     reasons: Sequence[str]
-    joints: Sequence[float]  # measured [rad], gripper 0..1
-    command: Sequence[float]  # as sent, the joints where nothing is
+    joints: Sequence[float | None]  # measured [rad], gripper 0..1, None where nothing comes
+    command: Sequence[float | None]  # as sent, the joints where nothing is
     instruction: str
     subtask: str = ""
     finished: Sequence[str] = ()
     progress: float | None = None
     done: float | None = None
     takeover: bool = False
+    age_s: float = 0.0  # of the newest tick: a loop that is stuck is not what its last state says
     ticks: int = 0
     missed: int = 0
     interventions: Mapping[str, int] = field(default_factory=dict)
@@ -131,7 +132,7 @@ class OperatorPage:
         host, port = listener.getsockname()[:2]
         self._door, self._cameras = Door(host, token), list(cameras)
         named = f"[{host}]" if ":" in host else host
-        self.address = f"http://{named}:{port}/" + (f"?token={token}" if token else "")
+        self.address = f"http://{named}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
         facts = {"joints": list(joints), "cameras": self._cameras}
         page = resources.files("vla.control").joinpath("operator.html").read_text()
         self._page = page.replace("/*FACTS*/", json.dumps(facts).replace("<", "\\u003c")).encode()
