@@ -306,10 +306,14 @@ def test_a_planner_that_is_away_refused_or_given_up_is_told_apart(stepping, plan
     assert look(stepping, 0.0) is None and stepping.why_idle == "the planner cannot be asked: it is not there"
     monkeypatch.setattr(planner, "next_subtasks", lambda requests: ["fly to the moon"])
     assert look(stepping, 2.0) is None
-    assert stepping.why_idle.startswith("the planner's words were refused: 'fly to the moon' is not a skill")
+    assert stepping.why_idle.startswith(
+        "the planner has named nothing that can be done: 'fly to the moon' is not a skill"
+    )
     assert [look(stepping, 2.0 + time_s) for time_s in range(2, 12)] == [None] * 10
     assert stepping.hierarchy.ended == "gave_up"
-    assert stepping.why_idle.startswith("it was given up after 3 attempts; the planner's words were refused: 'fly")
+    assert stepping.why_idle.startswith(
+        "it was given up after 3 attempts; the planner has named nothing that can be done: 'fly"
+    )
 
 
 def test_a_subtask_that_was_tried_in_vain_is_named(stepping, planner):

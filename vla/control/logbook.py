@@ -217,9 +217,11 @@ class Logbook:
         try:
             job()
         except Exception as error:  # the top of a thread: what it does not catch nobody hears of
-            words = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            plain = isinstance(error, OSError) and str(error)
+            words = plain or f"{type(error).__name__}: {error}"
+            if not self.fault:  # a full disk fails at every event
+                logger.error("the recording has ended: %s", words, exc_info=not plain)
             self.fault = self.fault or words
-            logger.error("the recording has ended: %s", words, exc_info=not isinstance(error, OSError))
             recorder, self._recorder = self._recorder, None
             if recorder is not None:
                 with suppress(Exception):  # an encoder may be what is broken

@@ -99,7 +99,7 @@ class Stepping:
         hierarchy = self.hierarchy
         if hierarchy.ended == "done":
             return "all that was asked for is done"
-        refused = f"the planner's words were refused: {hierarchy.refused[:REASON_CHARACTERS]}"
+        refused = f"the planner has named nothing that can be done: {hierarchy.refused[:REASON_CHARACTERS]}"
         if hierarchy.ended:
             last = refused if hierarchy.refused else f"“{hierarchy.failed}” did not succeed" if hierarchy.failed else ""
             return f"it was given up after {hierarchy.pacing.attempts} attempts{last and f'; {last}'}"
