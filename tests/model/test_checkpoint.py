@@ -150,7 +150,7 @@ def test_what_ships_is_found_by_its_name(saved, tmp_path, monkeypatch):
     assert checkpoint.load("nano").embodiment.name == "so101"
     assert checkpoint.digest("nano") == checkpoint.digest(checkpoint.DEFAULT) != checkpoint.digest(saved[1])
     for ask in (checkpoint.load, checkpoint.digest):
-        with pytest.raises(FileNotFoundError, match=r"pico is not a checkpoint.*what ships: nano"):
+        with pytest.raises(FileNotFoundError, match=r"pico is not a checkpoint.*what ships: dual, nano"):
             ask("pico")
 
 
