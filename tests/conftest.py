@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import logging
 import multiprocessing
 import os
 import sys
@@ -34,6 +35,15 @@ def pytest_collection_finish() -> None:
     """Collect garbage from here on, among what the tests make."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    """Take away the handlers that a verb has set up in a test: what they write to is closed after it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -354,12 +354,12 @@ def test_an_expert_takes_no_setting_that_its_model_does_not_have():
 
 @torch.no_grad()
 def test_denoising_ends_at_the_chunk_when_the_noise_is_known():
-    network, targets = network_with("diffusion"), smooth_chunks(2)
+    network, targets = network_with("diffusion", says="noise"), smooth_chunks(2)
     kept = network.head.kept
 
     def known(noisy, step, readout):
         share = kept[step][:, None, None]
-        return (noisy - share.sqrt() * targets) / (1 - share).sqrt()
+        return (noisy - share.sqrt() * network.head.sized(targets)) / (1 - share).sqrt()
 
     network.head.told = known
     torch.testing.assert_close(network.act(**batch_of(2)).values, targets, atol=1e-4, rtol=1e-4)
