@@ -68,6 +68,7 @@ def test_the_frame_that_is_nearest_to_the_words_comes_first(analysed, folder):
     frames = [hit for hit in hits if hit.kind == "frame"]
     best = record["keyframes"][int(near.argmax())]
     assert (frames[0].start_s, frames[0].picture) == (best["time_s"], best["picture"])
+    assert {hit.label for hit in frames} <= {part["label"] for part in record["segments"]}
     assert frames[0].ranks == {"sight": 1} and np.ptp(near) > 1e-3
     assert not [hit for hit in search(out, "frame", 100) if hit.kind == "frame"]  # words do not find frames
 

@@ -124,7 +124,8 @@ def _frames(out: Path, folder: str, record: Mapping[str, Any]) -> Iterable[tuple
     vectors = timeline.vectors(out / folder, record)
     for keyframe, vector in zip(record["keyframes"], () if vectors is None else vectors, strict=vectors is not None):
         time_s = keyframe["time_s"]
-        label = next((part["label"] for part in record["segments"] if time_s < part["stop_s"]), "")
+        parts = record["segments"]
+        label = next((part["label"] for part in parts if time_s < part["stop_s"]), parts[-1]["label"] if parts else "")
         span, why = (time_s, time_s), "; ".join(keyframe["why"])
         yield _row(record["source"], folder, "frame", span, label, why, keyframe["picture"]), vector.tobytes()
 

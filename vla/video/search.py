@@ -31,7 +31,10 @@ def main(config: DictConfig) -> None:
     listed = [asdict(hit) | {"report": index / hit.folder / "report.html"} for hit in hits]
     path = write_result(out, query=query, seed=plain["seed"], hits=listed)
     for hit in hits:
-        print(f"{hit.start_s:8.2f} s to {hit.stop_s:.2f} s  {hit.item}: {hit.label} ({hit.why[:80]})")
+        span = (
+            f"{hit.start_s:8.2f} s, a frame " if hit.kind == "frame" else f"{hit.start_s:8.2f} s to {hit.stop_s:.2f} s"
+        )
+        print(f"{span}  {hit.item}: {hit.label} ({hit.why[:80]})")
     print(f"{len(hits)} moments, {path}")
 
 
