@@ -140,7 +140,7 @@ def _refuse_beyond(bound: Mapping[str, float], compared: Mapping[str, Any], prec
     if beyond:
         raise ExportError(
             f"{precision} would change what this checkpoint does on {compared['frames']} frames: {'; '.join(beyond)}. "
-            "Nothing was written. Export to more bits (int8_weights, bfloat16), keep more visual tokens (keep=), or raise "
+            "Nothing was written. Export to more bits (int8_weights, bfloat16), keep more visual tokens, or raise "
             "bound.KEY= if you can bear it"
         )
 
