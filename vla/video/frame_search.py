@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vla.control.words import tidy
 from vla.model.checkpoint import digest, load
 from vla.types import Observation
 from vla.video.track import Track
@@ -40,5 +41,5 @@ class CheckpointEncoder:
 
     def sentence(self, text: str) -> np.ndarray | None:
         """Return the vector of a sentence, None where it was never taught one of the words."""
-        plain = text.lower().strip(" .?!")
-        return None if not plain or self._policy.unknown_words(plain) else self._policy.embed_texts([plain])[0]
+        tidied = tidy(text)
+        return None if not tidied or self._policy.unknown_words(tidied) else self._policy.embed_texts([tidied])[0]
