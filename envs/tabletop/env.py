@@ -1,6 +1,6 @@
 """The tabletop as a gymnasium environment: cameras and joint positions out, joint targets in, the truth in `info`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -19,6 +19,7 @@ from envs.tabletop.world import World
 
 DONE_STEPS = 5  # a finished subtask is reported as done for this long before the next one begins
 _SETTLE_STEPS = 60  # physics steps from laying out to the first frame
+Check = Callable[[np.ndarray, np.ndarray], np.ndarray]  # joint targets and measured joints -> command, float[6] each
 _WARNINGS = {
     "bad position": mujoco.mjtWarning.mjWARN_BADQPOS,
     "bad velocity": mujoco.mjtWarning.mjWARN_BADQVEL,
@@ -85,6 +86,8 @@ class TabletopEnv(gymnasium.Env):
         self._qpos = arm.joint_addresses(self.model)
         self._ctrl = arm.actuator_addresses(self.model)
         self._renderer: Renderer | None = None
+        self._check: Check | None = None
+        self._pieces = 1  # of a control period, each with a command of its own
         low, high = arm.POSITION_MIN.astype(np.float32), arm.POSITION_MAX.astype(np.float32)
         spaces: dict[str, gymnasium.Space] = {
             "agent_pos": gymnasium.spaces.Box(low=low - 0.5, high=high + 0.5, dtype=np.float32)
@@ -131,6 +134,7 @@ class TabletopEnv(gymnasium.Env):
         self.data.ctrl[self._ctrl] = home
         mujoco.mj_step(self.model, self.data, nstep=_SETTLE_STEPS)
         self.servo_target = home  # float64[6] [rad], the latest
+        self._sent = arm.to_state(home).astype(np.float64)  # the latest command
         if self._renderer is not None:
             self._renderer.upload_texture(self.model.texture("table").id)
 
@@ -139,11 +143,31 @@ class TabletopEnv(gymnasium.Env):
         action = np.asarray(action, np.float64)
         if action.shape != (len(arm.JOINTS),) or not np.isfinite(action).all():
             raise ValueError(f"an action is {len(arm.JOINTS)} finite joint targets {arm.JOINTS}, got {action!r}")
-        for target in arm.servo_ramp(self.servo_target, action, scene.SUBSTEPS, scene.TIMESTEP_S):
+        for target in self._servo_targets(action):
             self.advance(target)
         info = self.judge()
         success = info["is_success"]
         return self.observe(), float(success), self.terminate_on_success and success, False, info
+
+    def send_through(self, check: Check, hz: float) -> None:
+        """Let `step` send `hz` commands a second, evenly on the way to its action, each as `check` returns it.
+
+        check: gets joint targets float64[6] and measured joints float32[6] [rad], gripper 0..1, and returns a command.
+        Raises ValueError where commands and physics steps do not fit into a control period in whole numbers.
+        """
+        pieces = hz / scene.CONTROL_HZ
+        if pieces < 1 or pieces % 1 or scene.SUBSTEPS % pieces:
+            possible = [scene.CONTROL_HZ * n for n in range(1, scene.SUBSTEPS + 1) if scene.SUBSTEPS % n == 0]
+            raise ValueError(f"{hz:g} commands a second; possible: {', '.join(map(str, possible))}")
+        self._check, self._pieces = check, int(pieces)
+
+    def _servo_targets(self, action: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the servo targets float64[6] [rad] of one control period, one a physics step."""
+        start, steps = self._sent, scene.SUBSTEPS // self._pieces
+        for piece in range(1, self._pieces + 1):
+            target = action if piece == self._pieces else start + (action - start) * piece / self._pieces
+            self._sent = self._check(target, self.joints()) if self._check else target
+            yield from arm.servo_ramp(self.servo_target, self._sent, steps, scene.TIMESTEP_S)
 
     def advance(self, target: np.ndarray) -> None:
         """Let one physics step pass with the servos at targets float64[6] [rad]; `judge` is due every SUBSTEPS."""

@@ -10,6 +10,7 @@ from vla.bench import delay
 from vla.bench.cells import fly_cell
 from vla.control.strategy import Overlap, Sequential
 from vla.evaluate.episodes import Episode
+from vla.evaluate.guarded import Guarding
 from vla.evaluate.realtime import Realtime
 
 FAKE = {"id": "tests.evaluate.fake_world:Fake-v0"}
@@ -79,7 +80,8 @@ def test_the_result_has_the_documented_keys_and_pairs_with_no_delay(tmp_path, mo
         wall_clock=delay.WallClock(FakeTrial, "overlap", 400, 1, 1.0),
         strategies={"sequential": partial(Sequential, replan_steps=3), "overlap": partial(Overlap)},
         tasks={"red": FAKE, "blue": FAKE},
-        realtime=Realtime(FakeTrial, None),
+        realtime=Realtime(FakeTrial),
+        guarding=Guarding(None),
         skills=GRAMMAR,
         pacing={"linger_steps": 0},
     )

@@ -6,6 +6,7 @@ from tests.evaluate.fake_world import GRAMMAR, WordPolicy
 from vla.bench import hierarchy
 from vla.control.grammar import Grammar
 from vla.control.hierarchy import Pacing
+from vla.evaluate.guarded import Guarding
 
 PACING = {"replan_steps": 4, "confirm_steps": 1, "timer_steps": 12, "subtask_timeout_steps": 25, "linger_steps": 5}
 
@@ -34,6 +35,7 @@ def measured(out, skills):
             workers=2,
             episodes=2,
             world={"id": "tests.evaluate.fake_world:Fake-v0", "kwargs": {"subtasks": 2}},
+            guarding=Guarding(None, mode="off"),
             skills=skills,
             pacing=PACING,
         )
@@ -75,6 +77,6 @@ def test_only_the_last_three_ways_meet_mishaps_and_only_the_last_replans():
 def test_no_episodes_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         hierarchy.measure(
-            seed=0, out="", checkpoint=None, device="cpu", threads=1, workers=1, episodes=0, world={}, skills=GRAMMAR,
-            pacing={},
+            seed=0, out="", checkpoint=None, device="cpu", threads=1, workers=1, episodes=0, world={},
+            skills=GRAMMAR, guarding=Guarding(None, mode="off"), pacing={},
         )  # fmt: skip

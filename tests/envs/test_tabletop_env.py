@@ -140,3 +140,9 @@ def test_vector_environments_equal_single_ones(vector, env):
         np.testing.assert_array_equal(after["pixels"]["front"], observation["pixels"]["front"][index])
     envs.close()
     alone.close()
+
+
+@pytest.mark.parametrize("hz", [5, 15, 30, 0])
+def test_commands_that_do_not_fit_into_a_control_period_are_refused(hz):
+    with pytest.raises(ValueError, match="possible: 10, 20, 40, 50, 100, 200"):
+        TabletopEnv(cameras=[]).send_through(lambda target, measured: target, hz)

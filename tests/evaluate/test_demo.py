@@ -9,6 +9,7 @@ from envs.tabletop.studio import StudioEnv, WindowError
 from tests.evaluate.fake_world import GRAMMAR, WordPolicy
 from vla.evaluate import demo
 from vla.evaluate.episodes import Case, Episode
+from vla.evaluate.guarded import Guarding
 from vla.evaluate.showcase import keyframes
 from vla.evaluate.workers import Recording, WorkerCrash, Workers, World
 
@@ -23,6 +24,7 @@ SETTINGS = {
     "view": False,
     "pacing": {},
     "grammar": GRAMMAR,
+    "guarding": Guarding(None, mode="off"),
 }
 
 

@@ -11,6 +11,7 @@ from vla.evaluate import evaluate
 
 TASKS = "+tasks={red: {id: 'tests.evaluate.fake_world:Fake-v0'}, blue: {id: 'tests.evaluate.fake_world:Fake-v0'}}"
 WORDS = ["episodes=2", "seed=5", "workers=2", "held_out.episodes=0", "controls.episodes=1", "long_horizon.episodes=0"]
+UNGUARDED = "guard.mode=off"  # this world takes commands for whole control periods only
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def result(tmp_path, monkeypatch):
     policies = {"A": WordPolicy(), "B": WordPolicy(stubborn=True)}
     monkeypatch.setattr(evaluate, "load", lambda checkpoint, device: policies[checkpoint])
     monkeypatch.setattr(evaluate.torch, "set_num_threads", lambda threads: None)
-    words = ["checkpoint=A", "against=B", f"out={tmp_path}", "latency_repeats=3", "~tasks", TASKS, *WORDS]
+    words = ["checkpoint=A", "against=B", f"out={tmp_path}", "latency_repeats=3", "~tasks", TASKS, *WORDS, UNGUARDED]
     monkeypatch.setattr(sys, "argv", ["vla eval", *words])
     evaluate.main()
     return json.loads((tmp_path / "result.json").read_text())
@@ -47,7 +48,7 @@ def test_in_real_time_the_loop_stands_in_result_report_and_records(tmp_path, mon
         "strategy=overlap",
         "~realtime.robot",
         f"+{trial}",
-        "realtime.collides=null",
+        "guard.collides=null",
     ]
     words += [f"out={tmp_path}", "latency_repeats=3", "~tasks", TASKS, *WORDS, "workers=1"]
     monkeypatch.setattr(sys, "argv", ["vla eval", *words])
@@ -67,6 +68,7 @@ def test_in_real_time_the_loop_stands_in_result_report_and_records(tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
+        (["guard.mode=maybe"], "guard.mode='maybe'; possible: on, off"),
         (["latency_ms=200"], "latency_ms: in mode=lockstep the world waits"),
         (["strategy=overlap"], "strategy: in mode=lockstep"),
         (["mode=live"], "mode=live; possible: lockstep, realtime"),

@@ -10,6 +10,7 @@ from vla.control.strategy import Ensemble, Overlap, RealTime, Sequential
 from vla.evaluate import realtime
 from vla.evaluate.controls import BLANK_CAMERA, BLANK_INSTRUCTION, SWAPPED
 from vla.evaluate.episodes import Case
+from vla.evaluate.guarded import Guarding
 from vla.evaluate.realtime import PolicyFault, Realtime, RealtimeHost, Timing
 from vla.evaluate.workers import Workers, World
 from vla.model.history import History
@@ -26,7 +27,9 @@ def case(seed=0, *, control=None, kwargs=None, **more):
 
 def host(policy=None, **guard):
     policy = policy or GivenPolicy()
-    return RealtimeHost(lambda: policy, Realtime(FakeTrial, None, HZ, guard, planner_ms=100), PACING, GRAMMAR)
+    return RealtimeHost(
+        lambda: policy, Realtime(FakeTrial, planner_ms=100), Guarding(None, HZ, **guard), PACING, GRAMMAR
+    )
 
 
 def fly(one, strategy=RealTime, latency_s=0.2, policy=None, **guard):
@@ -103,14 +106,14 @@ def test_who_waits_for_the_policy_is_idle_for_as_long():
 
 
 def test_the_guard_keeps_the_limits_and_its_interventions_are_counted():
-    guarded = fly(case()).loop
+    guarded = fly(case())
     kept = np.abs(np.diff(commands(), n=2, axis=0)).max() * HZ**2
-    bare = fly(case(), mode="off").loop
+    bare = fly(case(), mode="off")
     unkept = np.abs(np.diff(commands(), n=2, axis=0)).max() * HZ**2
     assert kept <= EMBODIMENT.acceleration_max[0] * (1 + 1e-9) < unkept
     assert sum(guarded.interventions.get(rule, 0) for rule in ("acceleration", "jerk")) > 0
     assert not any(bare.interventions.values())
-    assert guarded.states["NORMAL"] > 0.8 * guarded.ticks
+    assert guarded.loop.states["NORMAL"] > 0.8 * guarded.loop.ticks
 
 
 def test_controls_do_what_they_say():

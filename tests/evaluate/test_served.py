@@ -7,7 +7,7 @@ import pytest
 
 from tests.evaluate.fake_trial import GivenPolicy
 from tests.evaluate.fake_world import GRAMMAR, WordPolicy
-from tests.evaluate.test_evaluate import TASKS, WORDS
+from tests.evaluate.test_evaluate import TASKS, UNGUARDED, WORDS
 from tests.evaluate.test_rollout import PACING, world
 from vla.control.listener import bind
 from vla.evaluate import evaluate
@@ -50,7 +50,8 @@ def evaluated(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate.torch, "set_num_threads", lambda threads: None)
 
     def run_it(*words):
-        settings = [f"out={tmp_path}", "latency_repeats=3", "videos=0", "~tasks", TASKS, *WORDS, *words]
+        guard = [] if "mode=realtime" in words else [UNGUARDED]
+        settings = [f"out={tmp_path}", "latency_repeats=3", "videos=0", "~tasks", TASKS, *WORDS, *guard, *words]
         monkeypatch.setattr(sys, "argv", ["vla eval", *settings])
         evaluate.main()
         return json.loads((tmp_path / "result.json").read_text())
@@ -73,7 +74,7 @@ def test_in_real_time_every_worker_has_its_own_connection(serve, evaluated):
     server = serve()
     trial = "realtime.robot={_target_: tests.evaluate.fake_trial.FakeTrial, _partial_: true}"
     realtime = ["mode=realtime", "latency_ms=200", "strategy=rtc", "~realtime.robot", f"+{trial}"]
-    result = evaluated(f'checkpoint="{server.address}"', *realtime, "realtime.collides=null", "controls.episodes=0")
+    result = evaluated(f'checkpoint="{server.address}"', *realtime, "guard.collides=null", "controls.episodes=0")
     assert result["success_rate"] == 1.0 and result["crashes"] == 0
     assert server.metrics.summary()["connections"] == 1 + 2  # of this process, of each worker
 

@@ -12,7 +12,7 @@ from vla.evaluate.suite import Run
 
 KEPT = (  # of an episode, beside its loop
     "success", "outcome", "crash", "steps", "success_step", "instruction",
-    "subtasks", "finished_subtasks", "plans", "wrong_plans",
+    "subtasks", "finished_subtasks", "plans", "wrong_plans", "interventions",
 )  # fmt: skip
 
 

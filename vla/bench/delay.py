@@ -22,6 +22,7 @@ from vla.control.strategy import Strategy
 from vla.evaluate import realtime as loopwise
 from vla.evaluate import rollout
 from vla.evaluate.episodes import Case, Episode
+from vla.evaluate.guarded import Guarding
 from vla.evaluate.realtime import Realtime, RealtimeHost, Timing
 from vla.evaluate.statistics import PairedDifference, Rate
 from vla.evaluate.suite import world_of
@@ -57,6 +58,7 @@ def measure(
     wall_clock: WallClock,
     tasks: Mapping[str, Mapping[str, Any]],
     realtime: Realtime,
+    guarding: Guarding,
     skills: Grammar,
     pacing: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -81,13 +83,13 @@ def measure(
             reference = fly_cell(cells / "lockstep.jsonl", cases, run, settings)
         rows["lockstep"] = _rate(reference)
     flown: dict[str, dict[str, list[Episode]]] = {}
-    host = partial(RealtimeHost, partial(load, folder, device=device), realtime, pace, skills)
+    host = partial(RealtimeHost, partial(load, folder, device=device), realtime, guarding, pace, skills)
     with Workers(workers, host) as pool:
         for name, strategy in strategies.items():
             for latency_ms in latencies_ms:
                 timing = Timing(strategy, latency_ms / 1000)
                 run = partial(loopwise.run, policy=policy, workers=pool, timing=timing)
-                about = settings | {"realtime": repr(realtime), "timing": repr(timing)}
+                about = settings | {"realtime": repr(realtime), "guard": repr(guarding), "timing": repr(timing)}
                 path = cells / f"{name}_{latency_ms:g}ms.jsonl"
                 flown.setdefault(name, {})[f"{latency_ms:g}"] = fly_cell(path, cases, run, about)
     rows["strategies"] = {
@@ -98,7 +100,7 @@ def measure(
     if cross_check:
         virtual = flown.get(wall_clock.strategy, {}).get(f"{wall_clock.latency_ms:g}", [])
         strategy = strategies[wall_clock.strategy]
-        rows["cross_check"] = _cross_check(wall_clock, cases, policy, strategy, realtime, virtual, Path(out))
+        rows["cross_check"] = _cross_check(wall_clock, cases, policy, strategy, guarding, virtual, Path(out))
     return {**rows, "episodes": episodes}
 
 
@@ -148,16 +150,17 @@ def _cross_check(
     cases: Sequence[Case],
     policy: VLAPolicy,
     strategy: Callable[[], Strategy],
-    realtime: Realtime,
+    guarding: Guarding,
     virtual: Sequence[Episode],
     out: Path,
 ) -> dict[str, Any]:
     """Deploy on the twin of some scenes; the delay is added to what this machine takes to think."""
     known = {(row.case.task, row.case.seed): row.success for row in finished(virtual)}
-    guard = {"hardware": False, "collides": realtime.collides and realtime.collides(), **realtime.guard}
+    collides = guarding.collides and guarding.collides()
+    guard = {"hardware": False, "collides": collides, "mode": guarding.mode, "engage_tol": guarding.engage_tol}
     total, successes, delays_ms, twice = Counter[str](), [], [], []
     for case in tqdm(cases[: check.episodes], desc="wall clock", unit="episode"):
-        twin = check.twin(case.world.id, case.world.kwargs, case.seed, case.options, hz=realtime.hz)
+        twin = check.twin(case.world.id, case.world.kwargs, case.seed, case.options, hz=guarding.hz)
         with closing(twin) as robot:
             truth = robot.truth()
             result = deploy(
@@ -167,7 +170,7 @@ def _cross_check(
                 seconds=check.seconds,
                 out=out / "cross_check" / f"{case.task}_{case.seed}",
                 strategy=strategy(),
-                hz=realtime.hz,
+                hz=guarding.hz,
                 latency_s=check.latency_ms / 1000,
                 guard=guard,
             )

@@ -13,6 +13,7 @@ from vla.bench.cells import fly_cell
 from vla.control.grammar import Grammar
 from vla.control.hierarchy import Pacing
 from vla.evaluate.episodes import Case, Episode
+from vla.evaluate.guarded import Guarding
 from vla.evaluate.rollout import run
 from vla.evaluate.statistics import PairedDifference
 from vla.evaluate.suite import world_of
@@ -69,6 +70,7 @@ def measure(
     workers: int,
     episodes: int,
     world: Mapping[str, Any],
+    guarding: Guarding,
     skills: Grammar,
     pacing: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -81,9 +83,9 @@ def measure(
     torch.set_num_threads(threads)
     policy = load(checkpoint or DEFAULT, device=device)
     spelt = sha256(repr(list(skills)).encode()).hexdigest()[:16]  # what is asked about a subtask decides it too
-    settings = {"seed": seed, "weights": digest(Path(checkpoint or DEFAULT)), "skills": spelt}
+    settings = {"seed": seed, "weights": digest(Path(checkpoint or DEFAULT)), "skills": spelt, "guard": repr(guarding)}
     flown: dict[str, list[Episode]] = {}
-    with Workers(workers) as pool:
+    with Workers(workers, guarding.host()) as pool:
         for way in ways(Pacing(**pacing)):
             kwargs = {"disturb": True} if way.disturbed else {}
             place = world_of(world, policy.embodiment, **kwargs)

@@ -19,10 +19,11 @@ from vla.control.planner import steps_of
 from vla.control.words import tidy
 from vla.evaluate import questions
 from vla.evaluate.episodes import Case, Episode
+from vla.evaluate.guarded import Guarding
 from vla.evaluate.live import Lines
 from vla.evaluate.pilot import PlanningPolicy
 from vla.evaluate.rollout import run
-from vla.evaluate.showcase import Refusal, make_card, verdict, write_page
+from vla.evaluate.showcase import Refusal, make_card, meddling, verdict, write_page
 from vla.evaluate.suite import world_of
 from vla.evaluate.videos import episode_frames, title_card, write_video
 from vla.evaluate.workers import WorkerCrash, Workers, last_words
@@ -38,8 +39,9 @@ def main(config: DictConfig) -> None:
     settings["checkpoint"] = settings["checkpoint"] or str(DEFAULT)
     torch.set_num_threads(settings.pop("threads"))
     policy = load(settings["checkpoint"], device=settings.pop("device"))
-    del settings["skills"]
-    result = show(policy, **{**settings, "out": out, "grammar": instantiate(config.skills)})
+    del settings["skills"], settings["guard"]
+    made = {"grammar": instantiate(config.skills), "guarding": instantiate(config.guard)}
+    result = show(policy, **settings | {"out": out} | made)
     write_result(out, **result)
     print(f"\nvideo   {result['video'] or 'none, since nothing moved'}\nreport  {result['report']}")
 
@@ -59,6 +61,7 @@ def show(
     view: bool,
     pacing: Mapping[str, Any],
     grammar: Grammar,
+    guarding: Guarding,
 ) -> dict[str, Any]:
     """Run the demo and return what result.json documents; `instruction` is the user's own and comes first."""
     started_s = time.monotonic()
@@ -84,7 +87,7 @@ def show(
     episodes: list[Episode] = []
     refusal = unknown(policy, own, instructions) if own else None
     if refusal is None:
-        with Workers(1 if view else workers) as pool:
+        with Workers(1 if view else workers, guarding.host()) as pool:
             refusal = impossible(pool, cases[0], instructions) if own or view else None
             if refusal is None:
                 episodes = fly(cases, policy=policy, workers=pool, pacing=Pacing(**pacing), grammar=grammar)
@@ -139,7 +142,7 @@ def fly(
         def landed(episode: Episode) -> None:
             if episode.crash is not None and CLOSED in last_words(episode.crash):
                 raise Closed
-            lines.close(episode, verdict(episode))
+            lines.close(episode, f"{verdict(episode)}; {meddling(episode.interventions)}")
             episodes.append(episode)
 
         run(
@@ -209,6 +212,7 @@ def _row(episode: Episode) -> dict[str, Any]:
         "seconds": steps * episode.seconds / max(episode.steps, 1),
         "outcome": episode.outcome,
         "plans": [text for _, text in episode.plans],
+        "interventions": episode.interventions,
         "crash": episode.crash,
     }
 

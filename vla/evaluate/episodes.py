@@ -46,7 +46,6 @@ class LoopRecord:
     missed: int  # periods that were skipped; time that is virtual misses none
     idle_ticks: int  # since the first motion, in which there was nothing new to do
     states: dict[str, int]  # ticks in each state of the guard
-    interventions: dict[str, int]  # of the guard, by rule
     chunks: dict[str, int]  # what became of them
     velocity_jumps: list[float]  # [rad/s], where one chunk ended or another came in, of the joint that jumped most
 
@@ -78,7 +77,8 @@ class Episode:
     ended: str | None = None  # what the policy's side said last: done, gave_up
     crash: str | None = None  # the traceback
     seconds: float = 0.0  # simulated
-    loop: LoopRecord | None = None  # None in lockstep, where there is neither loop nor guard
+    interventions: dict[str, int] | None = None  # of the guard, by rule; None without one
+    loop: LoopRecord | None = None  # None in lockstep
     recording: Recording | None = None
     asked: list[tuple[dict[str, Any], list[dict[str, str]]]] = field(default_factory=list)
 

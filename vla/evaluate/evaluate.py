@@ -94,7 +94,7 @@ def main(config: DictConfig) -> None:
 
     result |= {"checkpoint": settings["checkpoint"], "seed": seed, "seconds": time.monotonic() - started_s}
     result |= {"videos": sorted(f"videos/{name}" for name in gallery.written), "report": "report.html"}
-    result |= {"pacing": settings["pacing"], "mode": settings["mode"]}
+    result |= {key: settings[key] for key in ("pacing", "mode", "guard")}
     if settings["mode"] == "realtime":
         result |= {key: settings[key] for key in ("latency_ms", "strategy", "realtime")}
     write_report(out, result, gallery=gallery.written)
@@ -143,14 +143,15 @@ def _started(
 ) -> Iterator[tuple[Workers, suite.Run]]:
     """Start the workers for the mode, in real time with a policy each; yield them and what runs cases on them."""
     pacing, grammar = Pacing(**config.pacing), instantiate(config.skills)
+    guarding = instantiate(config.guard, _convert_="all")
     if config.mode == "lockstep":
-        with Workers(config.workers) as workers:
+        with Workers(config.workers, guarding.host()) as workers:
             yield workers, partial(rollout.run, policy=policy, workers=workers, pacing=pacing, grammar=grammar)
         return
     timing = Timing(instantiate(config.strategy, _partial_=True), config.latency_ms / 1000)
     around = instantiate(config.realtime, _convert_="all")
     multiprocessing.set_forkserver_preload([realtime.__name__])  # torch is loaded once for all workers
-    with Workers(config.workers, partial(RealtimeHost, make_policy, around, pacing, grammar)) as workers:
+    with Workers(config.workers, partial(RealtimeHost, make_policy, around, guarding, pacing, grammar)) as workers:
         yield workers, partial(realtime.run, policy=policy, workers=workers, timing=timing)
 
 

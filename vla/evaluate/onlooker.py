@@ -80,7 +80,6 @@ class Onlooker:
             missed=summary.missed,
             idle_ticks=self._idle_ticks,
             states=dict(summary.states),
-            interventions=dict(summary.interventions),
             chunks=dict(self._executor.counts),
             velocity_jumps=self._velocity_jumps(),
         )

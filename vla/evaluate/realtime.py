@@ -9,12 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor as Thread
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
 
 import gymnasium
-import numpy as np
 import torch
 
 from vla.control.clock import Clock, VirtualClock
@@ -22,7 +21,6 @@ from vla.control.completion import Completion
 from vla.control.deploy import check_contract
 from vla.control.executor import Executor
 from vla.control.grammar import Grammar
-from vla.control.guard import Guard
 from vla.control.hierarchy import Hierarchy, Pacing, within_reach
 from vla.control.inference import Timed
 from vla.control.loop import Loop
@@ -33,6 +31,7 @@ from vla.control.stepping import Stepping
 from vla.control.strategy import Strategy
 from vla.control.supervisor import Supervisor
 from vla.evaluate.episodes import Case, Episode
+from vla.evaluate.guarded import Guarding
 from vla.evaluate.onlooker import Controlled, Hearing, Onlooker
 from vla.evaluate.pilot import PlanningPolicy
 from vla.evaluate.witness import Witness
@@ -69,9 +68,6 @@ class Realtime:
     """What stands around the policy: as in `vla deploy`, but for the robot."""
 
     robot: MakeTrial
-    collides: Callable[[], Callable[[np.ndarray], bool]] | None  # makes what the guard asks
-    hz: float = 50.0  # ticks a second
-    guard: Mapping[str, Any] = field(default_factory=dict)  # more arguments of the Guard
     planner_ms: float = 300.0  # that a planner takes to name the next subtask, or to check one
 
 
@@ -125,22 +121,27 @@ class RealtimeHost(Host):
     """What lives inside a worker: the policy, the present environment, and the loop around both."""
 
     def __init__(
-        self, load_policy: Callable[[], PlanningPolicy], realtime: Realtime, pacing: Pacing, grammar: Grammar
+        self,
+        load_policy: Callable[[], PlanningPolicy],
+        realtime: Realtime,
+        guarding: Guarding,
+        pacing: Pacing,
+        grammar: Grammar,
     ) -> None:
         """Take what loads the policy, which happens with the first episode."""
         super().__init__()
         torch.set_num_threads(1)  # more would wait for the cores of the other workers
         self._load_policy, self._policy = load_policy, None
         self._realtime, self._pacing, self._grammar = realtime, pacing, grammar
-        self._collides = realtime.collides and realtime.collides()
+        self._guarding, self._collides = guarding, guarding.collides and guarding.collides()
 
     def fly(self, case: Case, timing: Timing) -> Landing:
         """Carry out one episode and return its record; `frames` has its frames, if the case wanted them."""
         policy = self._policy = follow(self._policy or self._load_policy())
-        realtime, clock = self._realtime, VirtualClock()
+        guarding, clock = self._guarding, VirtualClock()
         self.open(case.world)
         assert self.env is not None
-        robot = realtime.robot(self.env, clock.now, realtime.hz, case.seed, case.options)
+        robot = self._realtime.robot(self.env, clock.now, guarding.hz, case.seed, case.options)
         body, infos = Embodiment.from_dict(robot.embodiment()), robot.infos
         strategy = timing.strategy()
         check_contract(policy, body, strategy)
@@ -155,10 +156,10 @@ class RealtimeHost(Host):
         steering = Hearing(stepping or Verbatim(), witness, infos, completion, body.control_hz, hierarchy)
         executor = Executor(strategy, body)
         most_steps = (self.env.spec.max_episode_steps if self.env.spec else None) or inf
-        onlooker = Onlooker(witness, infos, executor, realtime.hz, most_steps)
+        onlooker = Onlooker(witness, infos, executor, guarding.hz, most_steps)
         loop = Loop(
             robot=robot,
-            guard=Guard(body, realtime.hz, collides=self._collides, hardware=False, **realtime.guard),
+            guard=guarding.guard(body, self._collides),
             executor=executor,
             inference=Timed(Controlled(policy, case.control, mute=not spoken), clock, timing.latency_s),
             steering=steering,
@@ -170,7 +171,7 @@ class RealtimeHost(Host):
         summary = loop.run(inf)
         if case.questions:
             self._ask(episode, robot)
-        episode.loop = onlooker.record(summary)
+        episode.loop, episode.interventions = onlooker.record(summary), dict(summary.interventions)
         self.recording = onlooker.recording
         plans, claims, ended = [], steering.claims, None
         if hierarchy:

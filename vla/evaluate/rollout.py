@@ -44,6 +44,7 @@ class Flight:
         else:
             for info in moment.infos:
                 self.witness.step(info)
+        self.episode.interventions = moment.interventions
         self.moment = moment
         if self.case.questions and not self.episode.asked:
             self._ask()

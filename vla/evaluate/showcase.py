@@ -1,6 +1,6 @@
 """The page of the demo: a video, and for every instruction what was seen, commanded and said."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -35,7 +35,8 @@ believes to be, and the joint targets that it commands.</p>{% endif %}
 {% if cards %}<h2>Instruction by instruction</h2>{% endif %}
 {% for card in cards %}
 <section class="card"><div class="row"><h3>“{{ card.episode.instruction }}”</h3>
-<span class="pill {{ 'good' if card.episode.success else 'bad' }}">{{ card.verdict }}</span></div>
+<span class="pill {{ 'good' if card.episode.success else 'bad' }}">{{ card.verdict }}</span>
+<span class="pill note">{{ card.guard }}</span></div>
 {% if card.episode.plans %}<p class="small dim" style="margin:8px 0 0">planned by the model:
 {% for step, text in card.episode.plans %}<code>{{ text }}</code>{% if not loop.last %} → {% endif %}{% endfor %}</p>
 {% endif %}
@@ -65,6 +66,7 @@ class Card:
     episode: Episode
     answers: Sequence[Answer] = ()
     verdict: str = ""
+    guard: str = ""
     strip: list[tuple[str, str]] = field(default_factory=list)
     pointed: Markup = field(default_factory=Markup)
     charts: list[Markup] = field(default_factory=list)
@@ -83,7 +85,7 @@ class Refusal:
 def make_card(episode: Episode, answers: Sequence[Answer], body: Embodiment) -> Card:
     """Turn a recorded episode and the answers about its first frame into a card; needs the episode's frames."""
     assert episode.recording is not None
-    card = Card(episode, answers, verdict=verdict(episode))
+    card = Card(episode, answers, verdict=verdict(episode), guard=meddling(episode.interventions))
     views = [pixels.get("render", next(iter(pixels.values()))) for pixels in episode.recording.pixels]
     card.strip = [(image_uri(views[step], side=360), f"{step / body.control_hz:.1f} s") for step in keyframes(episode)]
     card.pointed = _pointed(next(iter(episode.recording.pixels[0].values())), answers)
@@ -99,6 +101,17 @@ def verdict(episode: Episode) -> str:
     if episode.crash is not None:
         return f"crashed: {last_words(episode.crash)}"
     return OUTCOMES[episode.outcome].split(":")[0]
+
+
+def meddling(interventions: Mapping[str, int] | None) -> str:
+    """Say in a few words what the guard did, by rule; None: there was none."""
+    if interventions is None:
+        return "guard: off"
+    rules = {rule: count for rule, count in interventions.items() if count}
+    if not rules:
+        return "guard: nothing to object to"
+    said = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
+    return f"guard: stepped in {sum(rules.values())} times ({said})"
 
 
 def keyframes(episode: Episode) -> list[int]:

@@ -143,14 +143,14 @@ def long_horizon_row(episodes: Sequence[Episode]) -> dict[str, Any]:
 
 def interventions_row(episodes: Sequence[Episode]) -> dict[str, Any] | None:
     """Count what the guard did, by rule, and in how many episodes it did anything; None where there was none."""
-    loops = [episode.loop for episode in finished(episodes) if episode.loop]
-    if not loops:
+    counts = [episode.interventions for episode in finished(episodes) if episode.interventions is not None]
+    if not counts:
         return None
     rules = Counter[str]()
-    for loop in loops:
-        rules.update(loop.interventions)
-    meddled = sum(any(loop.interventions.values()) for loop in loops)
-    return {"total": rules.total(), "episodes": len(loops), "episodes_with_any": meddled, "rules": dict(rules)}
+    for count in counts:
+        rules.update(count)
+    meddled = sum(any(count.values()) for count in counts)
+    return {"total": rules.total(), "episodes": len(counts), "episodes_with_any": meddled, "rules": dict(rules)}
 
 
 def loop_row(episodes: Sequence[Episode]) -> dict[str, Any]:

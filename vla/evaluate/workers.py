@@ -42,6 +42,7 @@ class Moment:
     infos: list[dict[str, Any]]  # one a step; after a reset one in all
     over: bool  # terminated or truncated
     embodiment: dict[str, Any] | None = None  # after a reset: the body, as plain data
+    interventions: dict[str, int] | None = None  # of the guard so far, by rule; None without one
 
 
 @dataclass
