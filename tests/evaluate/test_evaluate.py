@@ -61,7 +61,7 @@ def test_in_real_time_the_loop_stands_in_result_report_and_records(tmp_path, mon
     assert "Overlap" in result["strategy"]["_target_"]
     records = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
     assert all(record["loop"]["ticks"] > 0 for record in records)
-    assert "The control loop" in (tmp_path / "report.html").read_text()
+    assert "Loop and guard" in (tmp_path / "report.html").read_text()
     assert "200 ms, idle 0 of" in capsys.readouterr().out
 
 

@@ -81,14 +81,14 @@ reaches {{ r.against.success_rate | percent(1) }} on the same seeds. Difference
 {{ r.against.paired.p_value | number(3) }} ({{ r.against.paired.only_a }} episodes only the first solved,
 {{ r.against.paired.only_b }} only the second, {{ r.against.paired.pairs }} pairs).</p></div>{% endif %}
 
-{% if r.loop %}<h2>The control loop</h2><div class="card"><table>
+{% if r.guard_interventions %}<h2>Loop and guard</h2><div class="card"><table>
 <tr><th>what</th><th>result</th><th></th></tr>
-<tr><td>delay</td><td>{{ r.latency_ms | number(0) }} ms</td>
+{% if r.loop %}<tr><td>delay</td><td>{{ r.latency_ms | number(0) }} ms</td>
 <td class="dim">from an observation to its chunk, in virtual time</td></tr>
 <tr><td>idle ticks</td><td>{{ r.loop.idle_ticks }} of {{ r.loop.ticks }}</td>
 <td class="dim">nothing new to do, since the first motion</td></tr>
 <tr><td>speed jump at a seam</td><td>{{ r.loop.velocity_jump_rad_s.p50 | number(2) }} rad/s</td>
-<td class="dim">median; 99 % below {{ r.loop.velocity_jump_rad_s.p99 | number(2) }} rad/s</td></tr>
+<td class="dim">median; 99 % below {{ r.loop.velocity_jump_rad_s.p99 | number(2) }} rad/s</td></tr>{% endif %}
 <tr><td>guard</td><td>{{ r.guard_interventions.total }} interventions</td><td class="dim">in
 {{ r.guard_interventions.episodes_with_any }} of {{ r.guard_interventions.episodes }} episodes, all groups:
 {% for rule, count in r.guard_interventions.rules.items() %}{{ rule }} {{ count }}{{ ", " if not loop.last else "" }}
@@ -176,11 +176,16 @@ def console_table(result: Mapping[str, Any]) -> str:
         f"latency      p50 {number(latency['p50'])} ms, p95 {number(latency['p95'])} ms",
     ]
     if result["loop"]:
-        guard, ticks, jumps = result["guard_interventions"], result["loop"], result["loop"]["velocity_jump_rad_s"]
+        ticks, jumps = result["loop"], result["loop"]["velocity_jump_rad_s"]
         lines.append(
             f"loop         {result['latency_ms']:g} ms, idle {ticks['idle_ticks']} of {ticks['ticks']} ticks, speed "
-            f"jumps p50 {number(jumps['p50'], 2)} p99 {number(jumps['p99'], 2)} rad/s, guard {guard['total']} "
-            f"interventions in {guard['episodes_with_any']} of {guard['episodes']} episodes"
+            f"jumps p50 {number(jumps['p50'], 2)} p99 {number(jumps['p99'], 2)} rad/s"
+        )
+    if guard := result["guard_interventions"]:
+        rules = ", ".join(f"{rule} {count}" for rule, count in guard["rules"].items())
+        lines.append(
+            f"guard        {guard['total']} interventions in {guard['episodes_with_any']} of {guard['episodes']} "
+            f"episodes ({rules})"
         )
     if "against" in result:
         paired = result["against"]["paired"]
