@@ -38,7 +38,16 @@ def test_every_loop_is_reported_idle_and_loaded():
     result = measure(seed=0, rates=[50], seconds=0.2, body=arm.embodiment_limits(), drift_seconds=0.3)
     assert result["drift"]["seconds"] == 0.3 and {"drift_us", "p99_us", "missed"} <= set(result["drift"])
     row = result["rates"]["50"]
-    assert {"idle", "loaded", "c", "c_idle", "lerobot_idle", "openpi_loaded", "loaded_p99_to_c"} <= set(row)
-    for name in ("idle", "loaded", "c"):
+    assert {
+        "idle",
+        "loaded",
+        "loaded_by_process",
+        "c",
+        "c_idle",
+        "lerobot_idle",
+        "openpi_loaded",
+        "loaded_p99_to_c",
+    } <= set(row)
+    for name in ("idle", "loaded", "loaded_by_process", "c"):
         assert {"p50_us", "p99_us", "p999_us", "max_us", "missed"} <= set(row[name])
         assert 0 <= row[name]["p50_us"] <= row[name]["p99_us"] <= row[name]["max_us"]

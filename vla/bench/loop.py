@@ -1,9 +1,11 @@
 """How evenly a control loop ticks: ours beside the same loop in C, and beside how lerobot and openpi sleep.
 
 Every loop does the same work in a tick, one step of the guard, except the one in C, which is the limit: it only wakes
-up. Loaded means that a policy computes chunks all the time in another thread, as in `vla deploy`.
+up. Loaded means that a policy computes chunks all the time in another thread, as in `vla deploy`; ours is also measured
+with the policy in another process, which is what a process of its own could come to at best.
 """
 
+import multiprocessing
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from vla.model.checkpoint import DEFAULT, load
 from vla.types import Embodiment, Observation
 
 DRIFT_HZ = 100.0
+READY_S = 120.0  # that a process may take until its policy is loaded
 Loop = Callable[[float, int, Callable[[float], object]], np.ndarray]  # (hz, ticks, work) -> wake-up times [s]
 
 C_LOOP = r"""
@@ -81,6 +85,8 @@ def measure(
                     with _thinking(policy, seed) if load_name == "loaded" else nullcontext():
                         woke_s = loop(hz, ticks, _guarded(embodiment, hz))
                     row[f"{name}_{load_name}"] = period_errors(woke_s, hz)
+            with _thinking_apart(checkpoint, seed):
+                row["loaded_by_process"] = period_errors(_ours(hz, ticks, _guarded(embodiment, hz)), hz)
             row = {"idle": row.pop("ours_idle"), "loaded": row.pop("ours_loaded"), "c": row.pop("c_loaded"), **row}
             row["loaded_p99_to_c"] = row["loaded"]["p99_us"] / row["c"]["p99_us"]
             rows[f"{hz:g}"] = row
@@ -180,25 +186,48 @@ def _guarded(embodiment: Embodiment, hz: float) -> Callable[[float], object]:
 @contextmanager
 def _thinking(policy: Any, seed: int) -> Iterator[None]:
     """Keep a policy busy in its thread, one chunk after the other."""
-    rng, body = np.random.default_rng(seed), policy.embodiment
-    images = {
-        name: rng.integers(0, 256, (camera.height, camera.width, 3), np.uint8) for name, camera in body.cameras.items()
-    }
-    state = (np.array(body.position_min) + np.array(body.position_max)).astype(np.float32) / 2
-    observation = Observation(images, state, "pick up the red cube", 0.0)
     enough = threading.Event()
-
-    def think() -> None:
-        for turn in count():
-            if enough.is_set():
-                return
-            rolled = {name: np.roll(image, turn, axis=1) for name, image in images.items()}  # no frame comes twice
-            policy.act([replace(observation, images=rolled)])
-
-    thread = threading.Thread(target=think, name="policy", daemon=True)
+    thread = threading.Thread(target=_think, args=(policy, seed, enough), name="policy", daemon=True)
     thread.start()
     try:
         yield
     finally:
         enough.set()
         thread.join()
+
+
+@contextmanager
+def _thinking_apart(checkpoint: str | None, seed: int) -> Iterator[None]:
+    """Keep a policy busy in a process of its own, which nothing is handed to."""
+    context = multiprocessing.get_context("forkserver")
+    ready, enough = context.Event(), context.Event()
+    process = context.Process(target=_think_apart, args=(checkpoint, seed, ready, enough), daemon=True)
+    process.start()
+    try:
+        if not ready.wait(timeout=READY_S):
+            raise RuntimeError(f"the process of the policy did not begin within {READY_S:.0f} s")
+        yield
+    finally:
+        enough.set()
+        process.join()
+
+
+def _think_apart(checkpoint: str | None, seed: int, ready: Event, enough: Event) -> None:
+    torch.set_num_threads(1)
+    policy = load(checkpoint or DEFAULT)
+    ready.set()
+    _think(policy, seed, enough)
+
+
+def _think(policy: Any, seed: int, enough: threading.Event | Event) -> None:
+    rng, body = np.random.default_rng(seed), policy.embodiment
+    images = {
+        name: rng.integers(0, 256, (camera.height, camera.width, 3), np.uint8) for name, camera in body.cameras.items()
+    }
+    state = (np.array(body.position_min) + np.array(body.position_max)).astype(np.float32) / 2
+    observation = Observation(images, state, "pick up the red cube", 0.0)
+    for turn in count():
+        if enough.is_set():
+            return
+        rolled = {name: np.roll(image, turn, axis=1) for name, image in images.items()}  # no frame comes twice
+        policy.act([replace(observation, images=rolled)])
