@@ -48,3 +48,18 @@ def test_a_camera_whose_pictures_tell_nothing_is_not_compared():
 
 def test_a_camera_without_a_glimpse_is_left_alone(known):
     assert mistakes({"wrist": np.zeros((64, 96, 3), np.uint8)}, known) == {}
+
+
+def close_up(rng, size=(64, 96)):
+    """Return what a camera at the hand may show uint8[H, W, 3]: two fingers before whatever is below."""
+    image = np.full((*size, 3), rng.integers(40, 220, 3), np.float32)
+    image[:, size[1] // 4 : size[1] // 3] = image[:, 2 * size[1] // 3 : 3 * size[1] // 4] = (30, 30, 30)
+    return np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
+
+
+def test_two_cameras_of_one_size_that_are_swapped_are_noticed(known):
+    for seed in range(1000, 1100):
+        rng = np.random.default_rng(seed)
+        front, wrist = table(rng), close_up(rng)
+        assert mistakes({"front": front, "wrist": wrist}, known) == {}
+        assert mistakes({"front": wrist, "wrist": front}, known) == {"front": "unlike itself, and wrist looks like it"}

@@ -2,6 +2,7 @@
 
 A frame is compared with the mean of training as it is and as it would be if somebody had undone one of these mistakes.
 If that fits clearly better, the mistake was made. A policy that sees a mirrored table reaches to the wrong side.
+Likewise where another camera's picture fits clearly better than a camera's own: somebody has swapped them.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,9 +46,17 @@ def mistakes(images: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) 
     """Say of each camera whose picture uint8[H, W, 3] fits clearly better with a mistake undone, which mistake."""
     found = {}
     for camera, glimpse in known.items():
-        if camera in images and (what := _mistakes(resize(images[camera], glimpse.shape[:2])[None], glimpse)[0]):
+        small = {name: resize(image, glimpse.shape[:2])[None] for name, image in images.items()}
+        if camera in small and (what := _swapped(camera, small, glimpse) or _mistakes(small[camera], glimpse)[0]):
             found[camera] = what
     return found
+
+
+def _swapped(camera: str, small: Mapping[str, np.ndarray], glimpse: np.ndarray) -> str:
+    """Say which other camera's picture uint8[1, ROWS, W, 3] fits clearly better than its own, empty for none."""
+    fits = {name: float(_correlations(image, glimpse)[0]) for name, image in small.items()}
+    best = max(fits, key=lambda name: fits[name])
+    return f"unlike itself, and {best} looks like it" if fits[best] > fits[camera] + CLEARLY else ""
 
 
 def unlike(images: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> str:
