@@ -42,8 +42,12 @@ def check_annotation(root: Path, feature: str, target: Path | None) -> None:
         there = ", ".join(info["features"])
         raise ValueError(f"{root} has a feature {feature!r} already: choose another name; it has {there}")
     schema.check_features({feature: _ENTRY})
-    if target is None:
-        return
+    if target is not None:
+        check_target(root, target)
+
+
+def check_target(root: Path, target: Path) -> None:
+    """Raise ValueError where a copy of the dataset `root` cannot be put."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists: name a folder that does not, the dataset is copied there")
     if root.resolve() in target.resolve().parents:

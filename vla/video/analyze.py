@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from vla.data.annotate import annotate, check_annotation
 from vla.data.dataset import EpisodeDataset
+from vla.data.excerpt import check_excerpt, excerpt
 from vla.result import write_result
 from vla.video import overview, report, timeline
 from vla.video.analysis import FrameEncoder, analyse
@@ -32,7 +33,7 @@ from vla.video.objects import Detector
 from vla.video.ocr import RapidReader
 from vla.video.quality import compare
 from vla.video.reading import Reader
-from vla.video.remedy import remedy
+from vla.video.remedy import kept, remedy
 from vla.video.routing import RoutedWords
 from vla.video.source import Item, find
 from vla.video.stream import PacedClip, StreamClip, is_stream
@@ -58,6 +59,8 @@ def main(config: DictConfig) -> None:
         return
     if plain["subtasks"] is not None:
         check_subtasks(Path(plain["path"]), plain["subtasks"], plain["subtask_feature"])
+    if plain["clean"]:
+        check_clean(Path(plain["path"]), Path(plain["clean"]))
     if plain["stronger"]["url"]:
         words = RoutedWords(words, ChatWords(**plain["stronger"]), plain["sure"])
     result = analyze(
@@ -77,6 +80,7 @@ def main(config: DictConfig) -> None:
         encoder=instantiate(config.frames) if plain["frames"]["checkpoint"] else None,
         blur_written=plain["blur_written"],
         fresh=plain["fresh"],
+        clean=Path(plain["clean"]) if plain["clean"] else None,
     )
     result["subtasks"] = write_subtasks(
         Path(plain["path"]), result["items"], plain["subtasks"], plain["subtask_feature"]
@@ -92,7 +96,9 @@ def live(plain: dict[str, Any], out: Path, words: Words, veil: Veil | None, dete
     """Follow the source at `path` and write the result; ValueError for words that cannot look at single pictures."""
     if not isinstance(words, SheetWords | NoWords):
         raise ValueError("live pictures are shown to a model that can look, or to nobody: vlm=endpoint, hub or none")
-    unused = [key for key in ("text", "subtasks") if plain[key]] + ["stronger.url"] * bool(plain["stronger"]["url"])
+    unused = [key for key in ("text", "subtasks", "clean") if plain[key]] + ["stronger.url"] * bool(
+        plain["stronger"]["url"]
+    )
     if unused:
         raise ValueError(f"{unused} are for recordings, this is live: leave them out")
     path = str(plain["path"])
@@ -133,6 +139,7 @@ def analyze(
     encoder: FrameEncoder | None = None,
     blur_written: bool = True,
     fresh: bool = False,
+    clean: Path | None = None,
 ) -> dict[str, Any]:
     """Analyse every item at `path` into `out`/items, answer `questions` about each, and return the result.
 
@@ -140,7 +147,8 @@ def analyze(
     reply. An item that cannot be read is
     reported as such; ClipError if none can. reader: reads text in keyframes. veil: hides places in all pictures that
     `words` are shown and, with `blur_written`, in those that are written. detector: names things, in place of colours.
-    encoder: makes keyframes vectors, by which search finds what they show.
+    encoder: makes keyframes vectors, by which search finds what they show. clean: a new folder for a copy of the
+    dataset at `path` without episodes with errors and without idle ends, of those that were analysed.
     """
     items = _chosen(find(path, images_fps), path, episodes)
     settings = {"budget": budget, "cameras": list(cameras), "limits": asdict(limits), "words": words.identity}
@@ -187,7 +195,7 @@ def analyze(
     if not any(row["record"]["keyframes"] for row in rows):
         raise ClipError(rows[0]["record"]["qa"][0]["words"])
     index = build(out, timeline.Records(out, [row["folder"] for row in rows]), embedder, encoder)
-    return _finish(path, out, items, rows) | {"index": index}
+    return _finish(path, out, items, rows, clean) | {"index": index}
 
 
 def questions(ask: str | Sequence[str] | None) -> list[str]:
@@ -196,6 +204,13 @@ def questions(ask: str | Sequence[str] | None) -> list[str]:
     if not all(re.search(r"\w", text) for text in asked):
         raise ValueError(f'ask={ask!r} holds no question: give words, such as ask="when is the cube dropped?"')
     return asked
+
+
+def check_clean(path: Path, target: Path) -> None:
+    """Raise the ValueError with which writing a clean copy would end, before anything is analysed."""
+    if not (path / "meta/info.json").is_file():
+        raise ValueError(f"{path} is no LeRobot v3 dataset, so there is nothing to copy: leave clean out")
+    check_excerpt(path, target)
 
 
 def check_subtasks(path: Path, where: str, feature: str) -> None:
@@ -246,7 +261,7 @@ def folder_name(item: Item) -> str:
     return f"{plain or 'item'}-{hashlib.sha256(item.name.encode()).hexdigest()[:8]}"
 
 
-def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]], clean: Path | None) -> dict[str, Any]:
     """Compare the items with each other and write what concerns all of them."""
     checked = [timeline.checked(row["record"]) for row in rows]
     readable = [number for number, row in enumerate(rows) if row["record"]["keyframes"]]
@@ -267,6 +282,7 @@ def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]]
         "routing": _routing([row["record"]["routing"] for row in rows]),
         "dataset_qa": [asdict(flag) for flag in dataset_flags],
         "remedy": out / "remedy.sh" if lines else None,
+        "clean": None if clean is None else excerpt(path, kept(items, flags), clean),
         "report": page,
     }
 

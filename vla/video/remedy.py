@@ -8,19 +8,21 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
+from math import ceil, floor
 from pathlib import Path
 
 from vla.video.flag import ERROR, Flag
 from vla.video.source import Item
 
 TRIMMED = ("idle_start", "idle_end")
+ROUNDING = 1e-6  # of a row, which costs none
 
 
 def remedy(items: Sequence[Item], flags: Sequence[Sequence[Flag]]) -> list[str]:
     """Return ready-made lines that exclude items with errors and trim idle ends: shell commands and comments on them.
 
-    Episodes are excluded with lerobot's own tool, which writes a new dataset; files are cut by ffmpeg. Nothing cuts the
-    ends of an episode of a dataset, so that is only told. Every line is whole by itself, for bash, zsh or ksh.
+    Episodes are excluded with lerobot's own tool, which writes a new dataset; files are cut by ffmpeg. What to keep of
+    an episode is told: `vla analyze clean=FOLDER` does both. Every line is whole by itself, for bash, zsh or ksh.
     """
     lines: list[str] = []
     bad = [item for item, found in zip(items, flags, strict=True) if any(flag.severity == ERROR for flag in found)]
@@ -42,10 +44,27 @@ def remedy(items: Sequence[Item], flags: Sequence[Sequence[Flag]]) -> list[str]:
     told = [_episode_trim(item, ends) for item, ends in idle if ends and item.rows is not None]
     if told:
         lines += [
-            "# no tool cuts the ends of an episode of a LeRobot dataset; leave these rows out when you train:",
+            "# the same command with clean=NEW_FOLDER writes the dataset without what is broken, and with these rows only:",
             *told,
         ]
     return lines + [_trim(item, ends) for item, ends in idle if ends and item.rows is None]
+
+
+def kept(items: Sequence[Item], flags: Sequence[Sequence[Flag]]) -> dict[int, tuple[int, int]]:
+    """Return what to keep of the episodes of one dataset: number -> first row, and the one behind the last.
+
+    Episodes with errors are left out, and so are those that stand still from beginning to end.
+    """
+    rows = {}
+    for item, found in zip(items, flags, strict=True):
+        if item.episode is None or not item.rows or not item.fps or any(flag.severity == ERROR for flag in found):
+            continue
+        start_s, stop_s = _span({flag.code: flag for flag in found if flag.code in TRIMMED})
+        start = ceil(start_s * item.fps - ROUNDING)
+        stop = item.rows if stop_s is None else min(item.rows, floor(stop_s * item.fps + ROUNDING) + 1)
+        if start < stop:
+            rows[item.episode] = start, stop
+    return rows
 
 
 def _span(idle: dict[str, Flag]) -> tuple[float, float | None]:
