@@ -44,7 +44,7 @@ def remedy(items: Sequence[Item], flags: Sequence[Sequence[Flag]]) -> list[str]:
     told = [_episode_trim(item, ends) for item, ends in idle if ends and item.rows is not None]
     if told:
         lines += [
-            "# the same command with clean=NEW_FOLDER writes the dataset without what is broken, and with these rows only:",
+            "# with clean=NEW_FOLDER the same command copies what is not broken, and these rows only:",
             *told,
         ]
     return lines + [_trim(item, ends) for item, ends in idle if ends and item.rows is None]
