@@ -54,7 +54,9 @@ def policy(monkeypatch: pytest.MonkeyPatch) -> SlowPolicy:
 
 def measure(**changes: Any) -> dict[str, Any]:
     """Measure with few calls."""
-    return bench.measure(**{"seed": 0, "checkpoint": "", "device": "cpu", "calls": 20, "threads": None} | changes)
+    return bench.measure(
+        **{"seed": 0, "checkpoint": "", "device": "cpu", "calls": 20, "threads": None, "compiled": False} | changes
+    )
 
 
 def test_latency_delay_and_safe_rate_follow_from_the_time_that_a_chunk_takes(policy: SlowPolicy) -> None:
@@ -66,6 +68,8 @@ def test_latency_delay_and_safe_rate_follow_from_the_time_that_a_chunk_takes(pol
     assert result["parameters"] == 64 * 32
     assert result["flops_per_chunk"] == 2 * 64 * 32
     assert result["limit_ms"] < p50_ms
+    assert p95_ms <= result["chunk_latency_ms"]["p99"]
+    assert result["memory_mb"]["weights"] == 64 * 32 * 4 / 2**20 and result["memory_mb"]["peak"] > 50
 
 
 def test_questions_about_the_frame_of_the_chunk_are_told_from_those_about_another(policy: SlowPolicy) -> None:
@@ -86,3 +90,16 @@ def test_observations_fit_the_embodiment_and_follow_the_seed(policy: SlowPolicy)
 def test_too_few_calls_for_a_percentile_are_refused(policy: SlowPolicy) -> None:
     with pytest.raises(ValueError, match="calls=5 is too few"):
         measure(calls=5)
+
+
+@pytest.mark.slow
+def test_compiled_it_answers_the_same(tmp_path):
+    result = bench.measure(seed=0, checkpoint=None, device="cpu", calls=20, threads=1, compiled=True)
+    assert result["compiled_max_abs_diff"] < 1e-4 and result["compiled_latency_ms"]["p50"] > 0
+
+
+def test_without_a_compiler_it_is_said(policy, monkeypatch):
+    policy.device = torch.device("cpu")
+    monkeypatch.setattr(bench.shutil, "which", lambda name: None)
+    result = measure(compiled=True)
+    assert result["compiled_latency_ms"] is None and "no C++ compiler" in result["not_compiled"]

@@ -106,7 +106,7 @@ def step(name: str, out: Path, words: Sequence[str], after: Mapping[str, Any] | 
 def speed(folder: Path, words: Sequence[str], trained: Mapping[str, Any]) -> dict[str, float]:
     """Train a few steps with these words and time chunks of what was trained: `samples_per_s`, `chunk_latency_ms`."""
     again = step("train", folder / "train", words, after=trained)
-    asked = ["bench=policy", f'bench.checkpoint="{trained["checkpoint"]}"']
+    asked = ["bench=policy", f'bench.checkpoint="{trained["checkpoint"]}"', "bench.compiled=false"]
     latency = step("bench", folder / "policy", asked, after=trained)
     return {"samples_per_s": again["samples_per_s"], "chunk_latency_ms": latency["chunk_latency_ms"]["p50"]}
 
