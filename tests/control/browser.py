@@ -68,9 +68,10 @@ class Browser:
             time.sleep(0.05)
 
     def click(self, selector):
-        """Press the left mouse button in the middle of an element."""
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-        where = self.read(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({box})")
+        """Press the left mouse button in the middle of an element, scrolled to if it is out of sight."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.read(f"{element}.scrollIntoViewIfNeeded()")
+        where = self.read(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({element}.getBoundingClientRect())")
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
 
