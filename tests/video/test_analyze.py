@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -265,3 +266,14 @@ def test_folder_names_are_plain_and_differ():
     folders = [folder_name(Item(name, Path("."), {})) for name in names]
     assert len(set(folders)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}", folder) for folder in folders)
+
+
+def test_a_name_that_is_no_text_is_shown_by_its_bytes(videos, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    videos.rename(folder)
+    (folder / "a.mp4").rename(Path(os.fsdecode(os.fsencode(folder) + b"/\xff.mp4")))
+    result = go(folder, tmp_path / "out")
+    item = next(item for item in result["items"] if item["name"] == r"\xff.mp4")
+    assert item["keyframes"] and item["path"].exists()
+    assert r"caf\xe9" in Page(Path(result["report"])).text
+    assert go(folder, tmp_path / "out")["analysed"] == 0

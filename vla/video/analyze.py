@@ -35,7 +35,7 @@ from vla.video.quality import compare
 from vla.video.reading import Reader
 from vla.video.remedy import kept, remedy
 from vla.video.routing import RoutedWords
-from vla.video.source import Item, find
+from vla.video.source import Item, find, shown
 from vla.video.stream import PacedClip, StreamClip, is_stream
 from vla.video.veil import TEXT, Veil, veiled
 from vla.video.words import NoWords, Words
@@ -275,7 +275,9 @@ def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]]
     if len(rows) > 1:
         page = out / "report.html"
         listed = [row | {"flags": own} for row, own in zip(rows, flags, strict=True)]
-        page.write_text(overview.render(path.resolve().name, listed, dataset_flags, lines, out), encoding="utf-8")
+        page.write_text(
+            overview.render(shown(path.resolve().name), listed, dataset_flags, lines, out), encoding="utf-8"
+        )
     return {
         "items": [_summary(item, out, row, own) for item, row, own in zip(items, rows, flags, strict=True)],
         "analysed": sum(row["made"] for row in rows),

@@ -1,6 +1,7 @@
 """What people point at becomes a list of items: videos, images, episodes of datasets, recorded runs."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,15 +53,15 @@ def find(path: Path | str, images_fps: float = IMAGES_FPS) -> list[Item]:
     if _is_dataset(path):
         return _episodes(path, prefix="")
     datasets = [folder for folder in _folders(path) if _is_dataset(folder)]
-    items = [item for folder in datasets for item in _episodes(folder, prefix=f"{folder.relative_to(path)} ")]
+    items = [item for folder in datasets for item in _episodes(folder, prefix=f"{shown(folder.relative_to(path))} ")]
     files = [file for file in _files(path) if not any(folder in file.parents for folder in datasets)]
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    items += [Item(str(file.relative_to(path)), file, {"video": VideoClip(file)}) for file in videos]
+    items += [Item(shown(file.relative_to(path)), file, {"video": VideoClip(file)}) for file in videos]
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if not items and images:
-        return [Item(path.name, path, {"images": ImageClip(tuple(images), images_fps)})]
+        return [Item(shown(path.name), path, {"images": ImageClip(tuple(images), images_fps)})]
     if not items:
-        names = [file.name for file in files[:_SHOWN]] + ["..."] * (len(files) > _SHOWN)
+        names = [shown(file.name) for file in files[:_SHOWN]] + ["..."] * (len(files) > _SHOWN)
         raise ValueError(
             f"{path} holds nothing to analyse ({', '.join(names) or 'it is empty'}); possible are videos "
             f"({', '.join(VIDEO_SUFFIXES)}), images ({', '.join(IMAGE_SUFFIXES)}) and LeRobot v3 datasets"
@@ -71,9 +72,9 @@ def find(path: Path | str, images_fps: float = IMAGES_FPS) -> list[Item]:
 def _file(path: Path, images_fps: float) -> Item:
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
-        return Item(path.name, path, {"video": VideoClip(path)})
+        return Item(shown(path.name), path, {"video": VideoClip(path)})
     if suffix in IMAGE_SUFFIXES:
-        return Item(path.name, path, {"images": ImageClip((path,), images_fps)})
+        return Item(shown(path.name), path, {"images": ImageClip((path,), images_fps)})
     raise ValueError(
         f"{path} is of a kind that is not read; possible are {', '.join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)}, "
         "a folder of these, or the folder of a LeRobot v3 dataset"
@@ -103,6 +104,11 @@ def _files(root: Path) -> list[Path]:
     visible = [file for file in root.rglob("*") if file.is_file()]
     visible = [file for file in visible if not any(part.startswith(".") for part in file.relative_to(root).parts)]
     return sorted(visible, key=lambda file: _natural(str(file.relative_to(root))))
+
+
+def shown(path: Path | str) -> str:
+    """Return a path as text that can be written anywhere; bytes of it that are no UTF-8 stand as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
