@@ -230,7 +230,10 @@ def _places(tracks: Mapping[str, Track]) -> Iterable[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Make lists of tuples, round numbers, and null of what is not finite, since JSON has no such number."""
+    """Make lists of tuples, round numbers, and null of what is not finite, since JSON has no such number.
+
+    What a text has of a file's name that is no text, lone surrogates, becomes plain too: tables and pages are UTF-8.
+    """
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -239,6 +242,8 @@ def _plain(value: Any) -> Any:
         return _plain(value.tolist())
     if isinstance(value, float):
         return round(float(value), DIGITS) + 0.0 if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     return value
 
 
