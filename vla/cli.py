@@ -48,7 +48,19 @@ SYSTEM_LIBRARIES = {  # what the packages mujoco and opencv-python load from the
     "libgthread-2.0.so.0": "libglib2.0-0",
     "libxcb.so.1": "libxcb1",
 }
-TEXT_KEYS = ("instruction", "out", "checkpoint", "against", "policy", "path", "index", "query", "ask", "subtasks")
+TEXT_KEYS = (
+    "instruction",
+    "out",
+    "checkpoint",
+    "against",
+    "policy",
+    "replay",
+    "path",
+    "index",
+    "query",
+    "ask",
+    "subtasks",
+)
 SECRET = "VLA_SECRET_"  # environment variables that hold what no file may
 _SECRETS, _SECRET_OF_ONE = re.compile("://(.*)@"), re.compile(r"://([^/\s,]*)@")  # of a text, or of each one of a list
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130

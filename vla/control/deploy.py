@@ -30,6 +30,7 @@ from vla.control.logbook import Logbook
 from vla.control.loop import Loop
 from vla.control.operator import OperatorPage
 from vla.control.quiet import quiet_interpreter
+from vla.control.replay import HELD_S, Recording, Replay, present_joints
 from vla.control.rerun_log import RerunLog
 from vla.control.robot import Robot
 from vla.control.steering import Steering, Verbatim
@@ -43,17 +44,33 @@ from vla.result import write_result
 from vla.types import ContractError, Embodiment
 
 log = logging.getLogger(__name__)
+NOT_REPLAYED = (
+    "policy",
+    "checkpoint",
+    "planner",
+    "pacing",
+    "strategy",
+    "latency_ms",
+)  # what a recording leaves to none
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="deploy")
 def main(config: DictConfig) -> None:
-    """Carry out one instruction, then write result.json beside the recording."""
+    """Carry out one instruction or replay an episode, then write result.json beside the recording."""
     out = Path(HydraConfig.get().runtime.output_dir).resolve()
+    torch.set_num_threads(config.threads)
+    result = replay(config, out) if config.replay is not None else carry_out(config, out)
+    path = write_result(out, **result, seed=config.seed, latency_ms=config.latency_ms)
+    print(f"{_verdict(result)}\n{path}")
+    if result["ended"].startswith("signal"):
+        raise KeyboardInterrupt
+
+
+def carry_out(config: DictConfig, out: Path) -> dict[str, Any]:
+    """Carry out the instruction of a config with its policy."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    torch.set_num_threads(settings["threads"])
     policy = make_policy(config)
     instruction = tidy(settings["instruction"] or "")
-    collides = instantiate(config.robot.collides)
     steering = instantiate(config.planner, _partial_=True)(
         policy=policy,
         grammar=instantiate(config.skills),
@@ -63,27 +80,55 @@ def main(config: DictConfig) -> None:
     )
     admit_words(instruction, who_reads(steering, policy))
     with claimed(settings["robot"]), closing(instantiate(config.robot.connect)) as robot:
-        result = deploy(
-            robot,
-            policy,
-            instruction=instruction,
-            seconds=inf if settings["seconds"] is None else settings["seconds"],
-            out=out,
-            strategy=instantiate(config.strategy),
-            hz=settings["robot"]["hz"],
-            latency_s=settings["latency_ms"] / 1000,
-            faults=settings["faults"],
-            unlike_cameras=settings["unlike_cameras"],
-            rrd=settings["rrd"],
-            guard={"collides": collides, "hardware": settings["robot"]["hardware"], **settings["guard"]},
-            steering=steering,
-            page=partial(open_page, settings["web_host"], settings["web_port"]) if settings["web"] else None,
+        parts = {"strategy": instantiate(config.strategy), "steering": steering, **around(config)}
+        result = deploy(robot, policy, instruction=instruction, seconds=_seconds(config), out=out, **parts)
+    return {**result, "policy": settings["policy"] or settings["checkpoint"] or str(DEFAULT)}
+
+
+def replay(config: DictConfig, out: Path) -> dict[str, Any]:
+    """Drive the recorded episode that a config names, where it can be in the scene that it was recorded in."""
+    given = {word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task}
+    if unheard := sorted(key for key in given if key.partition(".")[0] in NOT_REPLAYED):
+        raise ValueError(
+            f"replay= does what was recorded and hears of no {', '.join(unheard)}: leave out one or the other"
         )
-    source = settings["policy"] or settings["checkpoint"] or str(DEFAULT)
-    path = write_result(out, **result, policy=source, seed=settings["seed"], latency_ms=settings["latency_ms"])
-    print(f"{_verdict(result)}\n{path}")
-    if result["ended"].startswith("signal"):
-        raise KeyboardInterrupt
+    recording = Recording.read(config.replay, config.episode)
+    config.instruction = config.instruction if "instruction" in given else recording.task
+    again = recording.scene is not None and "scene" in config.robot and not given & {"seed", "instruction"}
+    if "seed" not in given and recording.seed is not None:
+        config.seed = recording.seed
+    make = partial(instantiate, config.robot.scene, **recording.scene) if again and recording.scene else None
+    seconds = _seconds(config) if "seconds" in given else recording.seconds + HELD_S
+    with claimed(config.robot), closing(make() if make else instantiate(config.robot.connect)) as robot:
+        body = Embodiment.from_dict(robot.embodiment())
+        recording.refuse_other(body)
+        if not config.guard.slow_approach:
+            recording.refuse_start(present_joints(robot), config.guard.engage_tol)
+        policy = Replay(recording, body)
+        parts = {"strategy": policy.playback, "steering": policy, **around(config)}
+        result = deploy(robot, policy, instruction=config.instruction or "", seconds=seconds, out=out, **parts)
+    told = {"replay": str(config.replay), "replayed_episode": config.episode, "followed": policy.followed()}
+    return {**result, **told, "policy": None}
+
+
+def around(config: DictConfig) -> dict[str, Any]:
+    """Return what `deploy` takes of a config whatever it drives."""
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    collides = instantiate(config.robot.collides)
+    return {
+        "hz": settings["robot"]["hz"],
+        "latency_s": settings["latency_ms"] / 1000,
+        "faults": settings["faults"],
+        "unlike_cameras": settings["unlike_cameras"],
+        "rrd": settings["rrd"],
+        "guard": {"collides": collides, "hardware": settings["robot"]["hardware"], **settings["guard"]},
+        "page": partial(open_page, settings["web_host"], settings["web_port"]) if settings["web"] else None,
+        "seed": None if settings["robot"]["hardware"] else settings["seed"],
+    }
+
+
+def _seconds(config: DictConfig) -> float:
+    return inf if config.seconds is None else config.seconds
 
 
 def claimed(robot: Mapping[str, Any]) -> AbstractContextManager:
@@ -121,12 +166,13 @@ def deploy(
     faults: Sequence[Mapping[str, Any]] = (),
     unlike_cameras: bool = False,
     rrd: bool = False,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """Run the loop in real time and return what result.json documents.
 
     `guard` holds more arguments of the Guard; `faults` those of `Fault`s, which are refused where `guard.hardware` is.
     `unlike_cameras` lets pictures pass that look mirrored, turned or blue for red beside those of training. `rrd` also
-    writes `out`/run.rrd, for the Rerun viewer.
+    writes `out`/run.rrd, for the Rerun viewer. `seed` of a simulated scene is kept with the episode.
 
     Raises ContractError before anything moves if the policy was trained for another body.
     """
@@ -156,6 +202,8 @@ def deploy(
         instruction=instruction,
         glimpses={} if unlike_cameras else getattr(policy, "glimpses", {}),
     )
+    if isinstance(steering, Replay):
+        steering.finish = partial(loop.stop, "replayed")
     cockpit = Cockpit(loop, keeper, steering, who_reads(steering, policy), not guard.get("hardware", True))
     success = False
     try:
@@ -165,7 +213,7 @@ def deploy(
     finally:
         inference.close()
         steering.close()
-        logbook.close({"success": success})
+        logbook.close({"success": success} | ({} if seed is None else {"seed": seed}))
         if viewer is not None:
             viewer.close()
     return {"success": success} | describe(summary, executor, dict(inference.counts), logbook)
