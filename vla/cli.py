@@ -37,6 +37,7 @@ VERBS = {
     "eval": Verb("vla.evaluate.evaluate", "measure a checkpoint in closed loop, with intervals and controls"),
     "export": Verb("vla.model.export", "store a checkpoint in fewer bits; refused where its actions would change"),
     "deploy": Verb("vla.control.deploy", "run a policy on a robot or its simulated twin, behind the guard"),
+    "record": Verb("vla.control.record", "record what you drive, or a policy that you correct, as a LeRobot dataset"),
     "serve": Verb("vla.serve.serve", "answer observations over a websocket; openpi's clients work unchanged"),
     "analyze": Verb("vla.video.analyze", "tell what happened in videos and when, as timelines and pages"),
     "search": Verb("vla.video.search", "find moments in what vla analyze left behind"),

@@ -85,3 +85,7 @@ class Cockpit:
     def jog(self, joint: int, by: float) -> None:
         """Move the target of one joint; only under takeover."""
         self._loop.jog(joint, by)
+
+    def take(self, what: str) -> str:
+        """Say that there is one episode only, the whole run."""
+        return "this run is one episode, recorded as it is; vla record records several"

@@ -28,7 +28,7 @@ from vla.control.inference import Controller, Threaded, takes_given
 from vla.control.listener import bind
 from vla.control.logbook import Logbook
 from vla.control.loop import Loop
-from vla.control.operator import OperatorPage
+from vla.control.operator import Operated, OperatorPage
 from vla.control.quiet import quiet_interpreter
 from vla.control.replay import HELD_S, Recording, Replay, present_joints
 from vla.control.rerun_log import RerunLog
@@ -229,7 +229,7 @@ def carried_out(robot: Robot) -> bool:
     return bool(truth and truth["is_success"])
 
 
-def open_page(host: str, port: int, cockpit: Cockpit, body: Embodiment) -> OperatorPage:
+def open_page(host: str, port: int, cockpit: Operated, body: Embodiment) -> OperatorPage:
     """Return the operator's page of a run, to be entered; its token, if any, is in the environment as VLA_TOKEN."""
     token = os.environ.get("VLA_TOKEN") or None
     page = OperatorPage(cockpit, body.joints, list(body.cameras), bind(host, port, token), token)

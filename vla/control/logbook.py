@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -56,6 +56,7 @@ class Moment(NamedTuple):
     since_s: float  # the beginning of the run
     state: State
     task: str = ""  # the operator's words then; empty: those that the run began with
+    intervention: bool = False  # whether the operator moved the arm
 
 
 class Log(Protocol):
@@ -98,7 +99,7 @@ class Logbook:
     """Writes dataset/, events.jsonl and stops/ in `folder`. `fault` says why recording ended early, if it did.
 
     `events` are the latest, `dropped_frames` those that the disk or the encoder was too slow for. With `patient` the
-    loop waits for the encoder instead, which is right where time is virtual.
+    loop waits for the encoder instead, which is right where time is virtual. Frames count while `recording`.
     """
 
     def __init__(
@@ -111,12 +112,15 @@ class Logbook:
         patient: bool = False,
         disk: Disk | None = None,
         also: Log | None = None,
+        dataset: DatasetWriter | None = None,
+        blanks: Mapping[str, Any] | None = None,
     ):
         """Open the dataset, of which this run becomes the next episode; dumps hold the last `keep_s` at `hz` ticks.
 
-        also: another log that is told the same, in the thread that writes.
+        also: another log that is told the same, in the thread that writes. dataset: one that is open, and stays so.
+        blanks: values of its columns that are known when the episode has ended, see `close`.
         """
-        self.folder, self.fault, self.dropped_frames = folder, "", 0
+        self.folder, self.fault, self.dropped_frames, self.recording = folder, "", 0, True
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
         self._also = also
         self._said: tuple[str, set[str]] = ("", set())  # the latest event, its reasons in a row without numbers
@@ -127,9 +131,8 @@ class Logbook:
         self._room = threading.Semaphore(FRAMES)
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = (folder / "events.jsonl").open("a")
-        self._writer = DatasetWriter(
-            folder / "dataset", round(embodiment.control_hz), features(embodiment), robot_type=embodiment.name
-        )
+        self._blanks, self._opened = dict(blanks or {}), dataset is None
+        self._writer = dataset or open_dataset(folder, embodiment)
         self._recorder: EpisodeRecorder | None = self._writer.record()
         self.episode_index = self._recorder.episode_index
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -166,7 +169,7 @@ class Logbook:
 
     def frame(self, moment: Moment, command: np.ndarray) -> None:
         """Add a frame to the episode; `command` float[A], the latest one, is the action of the frame before it."""
-        before, self._moment = self._moment, moment
+        before, self._moment = self._moment, moment if self.recording else None
         if before is None or self.fault:
             return
         if not self._room.acquire(blocking=self._patient):
@@ -182,15 +185,32 @@ class Logbook:
             ticks, name = list(self._ticks), f"{self._dumped_before + self._dumps:03d}-{state.name}.jsonl"
             self._jobs.put(lambda: self._write_dump(name, ticks))
 
-    def close(self, extra: dict[str, int | float | str]) -> None:
-        """Finish the episode with columns of its own and let go of the dataset; waits for the disk."""
+    @property
+    def frames(self) -> int:
+        """How many frames the episode has so far."""
+        return self._recorder.length if self._recorder is not None else 0
+
+    def close(
+        self,
+        extra: dict[str, int | float | str],
+        keep: bool = True,
+        columns: Callable[[int], Mapping[str, Sequence]] | None = None,
+    ) -> None:
+        """Finish the episode with columns of its own and let go of the dataset; waits for the disk.
+
+        keep: whether the episode is saved. columns: makes the values of all its frames, so many, for what was blank.
+        """
         self._jobs.put(None)
         self._thread.join()
-        if self._recorder is not None and self._recorder.length:
-            self._guarded(lambda recorder=self._recorder: self._disk.run(lambda: recorder.save(extra=extra)))
-        elif self._recorder is not None:
-            self._recorder.discard()
-        self._guarded(self._writer.close)
+        recorder = self._recorder
+        if recorder is not None and recorder.length and keep:
+            if columns is not None:
+                recorder.fill(columns(recorder.length))
+            self._guarded(lambda: self._disk.run(lambda: recorder.save(extra=extra)))
+        elif recorder is not None:
+            recorder.discard()
+        if self._opened:
+            self._guarded(self._writer.close)
         self._lines.close()
 
     def _tell(self, what: Callable[[Log], object]) -> None:
@@ -246,14 +266,28 @@ class Logbook:
             )
             return
         images = {CAMERA + name: image for name, image in moment.observation.images.items()}
-        row = {"observation.state": moment.joints, "action": command, "subtask": moment.observation.instruction}
-        row |= {"guard": int(moment.state), "since_s": moment.since_s}
+        task, subtask = moment.task or self._instruction, moment.observation.instruction
+        if self._blanks:  # to be learnt from: where nobody was asked for a part of it, it is all of it
+            subtask = subtask or task
+        row = {"observation.state": moment.joints, "action": command, "subtask": subtask}
+        row |= {"guard": int(moment.state), "since_s": moment.since_s, "intervention": moment.intervention}
+        row |= self._blanks
         recorder = self._recorder
-        self._disk.run(lambda: recorder.add(images | row, task=moment.task or self._instruction))
+        self._disk.run(lambda: recorder.add(images | row, task=task))
+
+
+def open_dataset(folder: Path, embodiment: Embodiment) -> DatasetWriter:
+    """Open the dataset of the runs in a folder."""
+    metadata = {"embodiment": embodiment.to_dict()}
+    rate, name = round(embodiment.control_hz), embodiment.name
+    return DatasetWriter(folder / "dataset", rate, features(embodiment), robot_type=name, metadata=metadata)
 
 
 def features(embodiment: Embodiment) -> schema.Features:
-    """Features of a recorded run; `action` is the command that was sent, `guard` the number of the guard's state."""
+    """Features of a recorded run; `action` is the command that was sent, `guard` the number of the guard's state.
+
+    `intervention` says of a frame that the operator moved the arm, not a policy.
+    """
     found: schema.Features = {}
     for name, camera in embodiment.cameras.items():
         shape = [camera.height, camera.width, 3]
@@ -261,7 +295,7 @@ def features(embodiment: Embodiment) -> schema.Features:
     names = [f"{joint}.pos" for joint in embodiment.joints]
     for key in ("observation.state", "action"):
         found[key] = {"dtype": "float32", "shape": [len(names)], "names": names}
-    single = {"subtask": "string", "guard": "int64", "since_s": "float64"}
+    single = {"subtask": "string", "guard": "int64", "since_s": "float64", "intervention": "bool"}
     return found | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in single.items()}
 
 

@@ -372,7 +372,7 @@ class Loop:
             return
         self._recorded_s = due_s if due_s > self._recorded_s + 2 * self._record_s else self._recorded_s + self._record_s
         told, observation = self._observation.instruction, replace(self._observation, instruction=self._text or "")
-        self._logbook.frame(Moment(observation, joints, due_s - self._began_s, state, told), command)
+        self._logbook.frame(Moment(observation, joints, due_s - self._began_s, state, told, self._takeover.on), command)
 
 
 def _try(what: Callable[[], Any], error: Exception) -> Any:

@@ -4,7 +4,8 @@ One websocket carries the state of the loop and the pictures out, and what the o
 loopback only unless a token is set; a page of another site cannot connect, since its origin is not ours.
 
 Out, as text: {"state", "reasons", "joints", "command", ...}, see `Snapshot`. Out, as bytes: one byte with the number of
-the camera, then a JPEG. In, as text: {"do": "stop" | "clear" | "instruct" | "takeover" | "jog", ...}, see `_obey`.
+the camera, then a JPEG. In, as text: {"do": "stop" | "clear" | "instruct" | "takeover" | "jog" | "take", ...}, see
+`_obey`.
 """
 
 import asyncio
@@ -62,6 +63,7 @@ class Snapshot:
     ticks: int = 0
     missed: int = 0
     interventions: Mapping[str, int] = field(default_factory=dict)
+    take: Mapping[str, Any] | None = None  # the episode that is being recorded, see `takes.Takes`
     images: Mapping[str, np.ndarray] = field(default_factory=dict)  # camera -> uint8[H, W, 3] RGB
 
     def to_json(self) -> str:
@@ -95,6 +97,10 @@ class Operated(Protocol):
 
     def jog(self, joint: int, by: float) -> None:
         """Move the target of one joint by so much [rad], gripper [1]; only under takeover."""
+        ...
+
+    def take(self, what: str) -> str:
+        """Start an episode, or end it as success, as failure or by discarding it; return why not."""
         ...
 
 
@@ -228,13 +234,15 @@ class OperatorPage:
                 return self._loop.instruct(text[:INSTRUCTION_CHARACTERS]) if text else "there are no words"
             elif what == "takeover":
                 return self._loop.takeover(bool(asked["on"]))
+            elif what == "take":
+                return self._loop.take(str(asked["what"]))
             elif what == "jog":
                 joint, by = int(asked["joint"]), float(asked["by"])
                 if not math.isfinite(by) or joint < 0:
                     return f"joint {joint} cannot move by {by}"
                 self._loop.jog(joint, max(-JOG_MAX, min(JOG_MAX, by)))
             else:
-                return f"{str(what)[:40]!r} is not known; possible: stop, clear, instruct, takeover, jog"
+                return f"{str(what)[:40]!r} is not known; possible: stop, clear, instruct, takeover, jog, take"
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             return f"not understood: {type(error).__name__}"
         return ""

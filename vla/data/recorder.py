@@ -6,6 +6,7 @@ Any number of processes may record different episodes of a dataset at the same t
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -94,6 +95,13 @@ class EpisodeRecorder:
         if not np.isfinite(array).all():
             raise ValueError(f"{key} holds a value that is not finite: {array.tolist()}")
         return array.copy()
+
+    def fill(self, columns: Mapping[str, Sequence]) -> None:
+        """Replace columns that could not be known before the end: name -> one value for each frame."""
+        for key, values in columns.items():
+            if len(values) != self.length:
+                raise ValueError(f"{key} has {len(values)} values, the episode has {self.length} frames")
+            self._columns[key] = [self._checked(key, value) for value in values]
 
     def save(self, extra: dict[str, int | float | str] | None = None) -> None:
         """Make the episode part of the dataset, in one rename; `extra` are columns of the table of episodes."""

@@ -309,6 +309,12 @@ class DatasetWriter:
         self._lock.close()
 
 
+def saved_episodes(root: Path) -> set[int]:
+    """Numbers of the episodes of a dataset that are safe on disk, without opening it."""
+    joined = sum(pq.read_metadata(path).num_rows for path in root.glob("meta/episodes/*/file-*.parquet"))
+    return {int(path.name[-6:]) for path in root.glob(f"{schema.STAGING}/episode-*")} | set(range(joined))
+
+
 def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested dicts to one level, keys joined by dots."""
     entries: dict[str, Any] = {}

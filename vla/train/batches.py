@@ -24,6 +24,7 @@ from vla.model.actions import ActionCodec
 from vla.model.processor import Processor, pad
 from vla.model.prompts import ALL_FINISHED, IS_THERE, JOINS, NOT_VISIBLE, plan_prompt, point_prompt
 from vla.model.vocabulary import LOCATIONS, read_box
+from vla.train import hands
 from vla.train.batch import Batch, held
 from vla.train.captions import drawn
 
@@ -57,6 +58,7 @@ class Labels:
     failed: np.ndarray | None = field(default=None, repr=False)  # bool[N], whether the episode ended without success
     executed: np.ndarray | None = field(default=None, repr=False)  # float32[N, A], targets that the arm was given
     rollin: np.ndarray | None = field(default=None, repr=False)  # bool[N], whether a policy drove there
+    shown: np.ndarray | None = field(default=None, repr=False)  # bool[N], whether to learn it, see hands.py; None: all
 
     @classmethod
     def read(cls, dataset: EpisodeDataset) -> "Labels":
@@ -82,8 +84,8 @@ class Labels:
             task=[names[int(number)] for number in task_of],
             subtask=subtask,
             vqa=list(dataset.column("vqa")),
-            episode_end=ends[0],
-            subtask_end=ends[1],
+            episode_end=np.minimum(ends[0], hands.ends(dataset)),
+            subtask_end=np.minimum(ends[1], hands.ends(dataset)),
             subtask_number=numbers,
             plans=plans,
             plan_of=plan_of,
@@ -91,6 +93,7 @@ class Labels:
             failed=np.repeat([not e.extra.get("success", True) for e in dataset.episodes], lengths),
             executed=np.stack(dataset.column("executed")) if "executed" in dataset.features else None,
             rollin=np.asarray(dataset.column("rollin"), bool) if "rollin" in dataset.features else None,
+            shown=hands.shown(dataset),
         )
 
     def texts(self) -> list[str]:
@@ -187,7 +190,8 @@ class Batches:
         self.batch_size, self.seed = batch_size, seed
         self.max_given_steps, self.given_share = max_given_steps, given_share
         steps = np.array([len(plan) for plan in labels.plans])[labels.plan_of]
-        used = labels.astray(processor.codec.action_horizon) if failures else np.ones(len(steps), bool)
+        shown = np.ones(len(steps), bool) if labels.shown is None else labels.shown
+        used = labels.astray(processor.codec.action_horizon) if failures else shown
         if not used.any():
             raise ValueError(
                 "no frame of a failed rollout in which the arm was led astray: collect some with "
