@@ -84,7 +84,7 @@ def main(config: DictConfig) -> None:
             episodes=settings["episodes"],
             out=out,
             hz=settings["robot"]["hz"],
-            seconds=settings["episode_time_s"],
+            seconds=inf if settings["episode_time_s"] is None else settings["episode_time_s"],
             guard={"collides": collides, "hardware": hardware, **settings["guard"]},
             page=partial(open_page, settings["web_host"], settings["web_port"]),
             seed=settings["seed"],
@@ -130,13 +130,14 @@ def record(
     unlike_cameras: bool = False,
     clock: Clock | None = None,
     think: Callable[[Controller, Clock], Inference] = Threaded,
+    patient: bool = False,
 ) -> dict[str, Any]:
     """Record until `out`/dataset has `episodes` episodes or a signal comes; return what result.json documents.
 
     connect: returns the robot, in simulation in the scene of a seed; a simulated one is connected anew for each
     episode, a real one stays, and whoever operates it lays the scene out before starting. seconds: of an episode, at
-    most. guard: more arguments of the Guard. page: what lets the operator in. think: makes what asks the policy. Raises
-    RecordingError where the disk fails.
+    most. guard: more arguments of the Guard. page: what lets the operator in. think: makes what asks the policy.
+    patient: see Logbook. Raises RecordingError where the disk fails.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; at least 1 is needed")
@@ -151,7 +152,9 @@ def record(
             check_contract(policy.policy, body, policy.strategy())
         with open_dataset(root, body, policy.name if policy else None) as dataset:
             takes = Takes(episodes, len(dataset.saved()), seconds, clock, by_hand=policy is None)
-            booth = Booth(body, dataset, takes, instruction, out, hz, guard, clock, think, unlike_cameras, policy)
+            booth = Booth(
+                body, dataset, takes, instruction, out, hz, guard, clock, think, unlike_cameras, policy, patient
+            )
             with quiet_interpreter(), page(takes, body):
                 while len(dataset.saved()) < episodes and ended == "complete":
                     number = _missing(dataset.saved())
@@ -164,7 +167,7 @@ def record(
     finally:
         if robot is not None:
             robot.close()
-    return {**_summary(root), "discarded": takes.discarded, "ended": ended}
+    return {**_summary(root), "discarded": takes.discarded, "dropped_frames": takes.dropped, "ended": ended}
 
 
 def scene_seed(seed: int, episode: int) -> int:
@@ -194,6 +197,7 @@ class Booth:
     think: Callable[[Controller, Clock], Inference]
     unlike_cameras: bool
     driver: Driver | None
+    patient: bool  # whether the loop waits for the encoder
 
     def take(self, robot: Robot, seed: int | None) -> str:
         """Record one episode, or discard it; return "complete", or the signal that ended the session."""
@@ -205,6 +209,7 @@ class Booth:
             self.body,
             self.instruction,
             self.hz,
+            patient=self.patient,
             dataset=self.dataset,
             blanks={key: blank for key, (_, blank) in LABELS.items()},
         )
@@ -235,11 +240,11 @@ class Booth:
             keep = self.takes.verdict in ("success", "failure")
             logbook.close(extra, keep=keep, columns=lambda frames: labels(frames, success))
             saved = len(self.dataset.saved())
-            self.takes.end(saved, kept=saved > before)
+            self.takes.end(saved, logbook.dropped_frames if keep else 0, kept=saved > before)
         if logbook.fault:
             raise RecordingError(
-                f"recording has ended: {logbook.fault.partition(';')[0]}. {saved} episodes are safe in "
-                f"{self.dataset.root}: make room, then run the same command to go on"
+                f"recording has ended: {logbook.fault.partition(';')[0]}. What was saved is safe ({saved} episodes in "
+                f"{self.dataset.root}): make room, then run the same command to go on"
             )
         return ended if ended.startswith("signal") or ended == "left" else "complete"
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Takes:
 
         by_hand: there is no policy, so that the operator drives from the start on.
         """
-        self.phase, self.verdict, self.saved, self.discarded = "reset", "", saved, 0
+        self.phase, self.verdict, self.saved, self.discarded, self.dropped = "reset", "", saved, 0, 0
         self._episodes, self._seconds, self._clock, self._by_hand = episodes, seconds, clock, by_hand
         self._lock, self._began_s, self._lasted_s = threading.Lock(), 0.0, 0.0
         self._parts: tuple[Cockpit, Loop, Logbook] | None = None
@@ -41,8 +42,9 @@ class Takes:
         logbook.recording, self._lasted_s = False, 0.0
         self._parts, self.verdict, self.phase = (cockpit, loop, logbook), "", "waiting"
 
-    def end(self, saved: int, kept: bool) -> None:
-        """Take note of what became of the present episode."""
+    def end(self, saved: int, dropped: int, kept: bool) -> None:
+        """Take note of what became of the present episode, and of the frames that the disk was too slow for."""
+        self.dropped += dropped
         self.discarded += self.verdict == "discard" or not kept
         self.phase, self.saved = "reset", saved
 
@@ -87,7 +89,7 @@ class Takes:
         if snapshot is None or self._parts is None:
             return None
         take: dict[str, Any] = {"phase": self.phase, "saved": self.saved, "of": self._episodes}
-        take |= {"lasted_s": round(self._lasted_s, 1), "longest_s": self._seconds, "discarded": self.discarded}
+        take |= {"lasted_s": round(self._lasted_s, 1), "longest_s": self._seconds if isfinite(self._seconds) else None, "discarded": self.discarded}
         return replace(snapshot, take=take | {"fault": self._parts[2].fault})
 
     def estop(self, reason: str) -> None:
