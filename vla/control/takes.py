@@ -89,7 +89,11 @@ class Takes:
         if snapshot is None or self._parts is None:
             return None
         take: dict[str, Any] = {"phase": self.phase, "saved": self.saved, "of": self._episodes}
-        take |= {"lasted_s": round(self._lasted_s, 1), "longest_s": self._seconds if isfinite(self._seconds) else None, "discarded": self.discarded}
+        take |= {
+            "lasted_s": round(self._lasted_s, 1),
+            "longest_s": self._seconds if isfinite(self._seconds) else None,
+            "discarded": self.discarded,
+        }
         return replace(snapshot, take=take | {"fault": self._parts[2].fault})
 
     def estop(self, reason: str) -> None:
