@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.model.tiny import PROMPTS, tiny_policy
-from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TEXT, attention_mask
+from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TAUGHT, TEXT, attention_mask
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +77,20 @@ def test_padding_of_the_text_changes_nothing(policy):
 
 
 def test_mask_follows_the_table():
-    kinds = torch.tensor([IMAGE, IMAGE, TEXT, TEXT, STATE, ACTION, ACTION, QUESTION, QUESTION])
+    kinds = torch.tensor([IMAGE, IMAGE, TEXT, TEXT, STATE, ACTION, ACTION, TAUGHT, TAUGHT, QUESTION, QUESTION])
     sees = attention_mask(kinds, torch.ones(1, len(kinds), dtype=torch.bool))[0, 0].int().tolist()
     assert sees == [
-        [1, 1, 0, 0, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0, 0, 0, 0],
-        [1, 1, 1, 1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 1, 1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 1, 1, 1, 0, 0],
-        [1, 1, 0, 0, 0, 0, 0, 1, 0],
-        [1, 1, 0, 0, 0, 0, 0, 1, 1],
+        [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1],
     ]
 
 

@@ -25,7 +25,7 @@ KINDS = {
     "encoders": {"fused", "history"},
     "connectors": {"linear", "mlp", "pixel_shuffle", "qformer", "instructed_qformer", "perceiver", "tiling", "pruned"},
     "fusion": {"prefix", "cross_attention", "early_fusion"},
-    "heads": {"parallel", "autoregressive", "fast", "l1", "flow", "diffusion"},
+    "heads": {"parallel", "autoregressive", "fast", "l1", "flow", "flow_insulated", "diffusion"},
 }
 
 
@@ -85,7 +85,8 @@ def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demo
 @pytest.mark.parametrize(
     "recipe, overrides",
     [
-        ("heads/flow", ["model.head.expert.n_inner=32"]),
+        ("heads/flow_insulated", ["model.head.expert.n_inner=32", "model.head.tokens.vocabulary=400"]),
+        pytest.param("heads/flow", ["model.head.expert.n_inner=32"], marks=pytest.mark.slow),
         ("dual_encoder", ["init=null", "batch_size=16"]),
         ("encoders/history", []),
         ("fusion/early_fusion", [*SQUARES, "model.fusion.patch_size=16"]),

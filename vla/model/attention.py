@@ -9,22 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IMAGE, TEXT, STATE, ACTION, QUESTION = range(5)
-_SEES = torch.zeros(5, 5, dtype=torch.bool)  # [query kind, key kind]
+IMAGE, TEXT, STATE, ACTION, TAUGHT, QUESTION = range(6)
+_SEES = torch.zeros(6, 6, dtype=torch.bool)  # [query kind, key kind]
 _SEES[:, IMAGE] = True
 _SEES[TEXT:QUESTION, TEXT] = True
 _SEES[STATE:QUESTION, STATE] = True
-_SEES[ACTION, ACTION] = True
+_SEES[ACTION:QUESTION, ACTION] = True
+_SEES[TAUGHT, TAUGHT] = True
 _SEES[QUESTION, QUESTION] = True
+_IN_ORDER = frozenset({TEXT, TAUGHT, QUESTION})
 
 
-def in_order(head: Any, language: Any) -> frozenset[int]:
-    """Kinds of tokens that see only those before them: words, and what head and language model have read so."""
-    kinds = {TEXT, QUESTION} | ({ACTION} if head.in_order else set())
-    return frozenset(kinds | ({IMAGE} if getattr(language, "images_in_order", False) else set()))
+def in_order(language: Any) -> frozenset[int]:
+    """Kinds of tokens that see only those before them: words, what is taught, frames where the model has them so."""
+    return _IN_ORDER | ({IMAGE} if getattr(language, "images_in_order", False) else set())
 
 
-def attention_mask(kinds: Tensor, present: Tensor, ordered: Collection[int] = (TEXT, QUESTION)) -> Tensor:
+def attention_mask(kinds: Tensor, present: Tensor, ordered: Collection[int] = _IN_ORDER) -> Tensor:
     """Token kinds int[N] and presence bool[B, N] -> who sees whom, bool[B, 1, N, N]; see the table in network.py.
 
     ordered: see `in_order`. A token always sees itself, so that padding is never without anything to see.

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from vla.model.fast import FastCodec
+from vla.model.fast_tokens import FastTokens
 from vla.model.flow import VelocityField, time_waves
 from vla.model.guidance import prefix_weights
 from vla.model.head import Context, ReadoutHead, ResidualMlp, is_given, mean_where
@@ -64,6 +66,10 @@ class Flow(DenoisingHead):
     Black et al. 2024, arXiv:2410.24164, section IV: noise at time 1, the chunk at time 0, and the expert says the way
     from one to the other. Time is told to each step of the chunk, given ones being at 0 from the start: training-time
     real-time chunking, arXiv:2512.05964.
+
+    Knowledge insulation (Driess et al. 2025, arXiv:2505.23705, section IV): the language model learns to say the chunk
+    in the tokens of FAST, while the expert's gradients stop before it. The expert sees none of these tokens, and
+    nothing says them when a chunk is decided.
     """
 
     looks_back = True
@@ -82,6 +88,7 @@ class Flow(DenoisingHead):
         causal: bool = False,
         joint_every: int = 1,
         draws: int = 1,
+        tokens: dict[str, Any] | None = None,
         middle: Sequence[Sequence[float]] | None = None,
         spread: Sequence[Sequence[float]] | None = None,
     ) -> None:
@@ -89,15 +96,35 @@ class Flow(DenoisingHead):
 
         expert: what differs from the language model's configuration, anything but the number and size of the heads,
         whose keys it reads; steps: of Euler's method; insulate: whether the expert's gradients stop at the language
-        model, which then learns from the other losses alone (arXiv:2505.23705); reads_state: whether the state is also
-        a token of the expert, as in pi0; causal, joint_every: see `VelocityField`; draws, middle,
-        spread: see `DenoisingHead`.
+        model, which then learns from the other losses alone; reads_state: whether the state is also a token of the
+        expert, as in pi0; causal, joint_every: see `VelocityField`; tokens: in which the language model learns to say
+        the chunk, arguments of `FastCodec` and `weight` of their loss beside that of the velocity, None for none;
+        draws, middle, spread: see `DenoisingHead`.
         """
         super().__init__(language.hidden_size, action_horizon, action_dim, draws, middle, spread)
         self.max_tokens = 1 + reads_state + action_horizon
         self.steps = steps
+        self.tokens, self.tokens_weight = None, 0.0
+        if tokens is not None:
+            merges = {name: value for name, value in tokens.items() if name != "weight"}
+            self.tokens = FastTokens(FastCodec(action_horizon, action_dim, **merges), language.hidden_size)
+            self.tokens_weight = float(tokens.get("weight", 1.0))
+            self.max_tokens = max(self.max_tokens, action_horizon * action_dim)  # one symbol a token at the worst
         state_dim = action_dim if reads_state else None
         self.field = VelocityField(language, action_dim, expert, insulate, state_dim, causal, joint_every)
+
+    @classmethod
+    def fit(cls, values: Tensor, tokens: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+        """Take the merges of the tokens from the data as well; tokens: `scale`, `vocabulary` and `weight`."""
+        fitted = super().fit(values, **settings)
+        if tokens is not None:
+            merges = {name: value for name, value in tokens.items() if name != "weight"}
+            fitted["tokens"] = FastCodec.fit(values, **merges) | {"weight": tokens.get("weight", 1.0)}
+        return fitted
+
+    def taught(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens of the chunk, where there are any."""
+        return super().taught(table, targets) if self.tokens is None else self.tokens.taught(targets)
 
     def loss(
         self,
@@ -110,13 +137,15 @@ class Flow(DenoisingHead):
         generator: torch.Generator,
         there: Tensor | None = None,
     ) -> Tensor:
-        """Squared error of the velocity at a random time, more often near the noise: Beta(1.5, 1)."""
+        """Squared error of the velocity at a random time, more often near the noise: Beta(1.5, 1); and of tokens."""
+        said = self.tokens_weight * self.tokens.loss(hidden, targets, counts) if self.tokens is not None else 0.0
         targets, counts, given_steps = several(self.draws, self.sized(targets), counts, given_steps)
         noise = torch.randn(targets.shape, generator=generator).to(targets.device)
         drawn = torch.rand(len(targets), 1, generator=generator).to(targets.device)
         time = 0.001 + 0.999 * drawn ** (1 / 1.5)
         time = torch.where(is_given(targets, given_steps).squeeze(-1), 0.0, time)
-        return mean_where(self.field.error(targets, noise, time, context.repeated(self.draws)).mean(-1), counts)
+        error = self.field.error(targets, noise, time, context.repeated(self.draws))
+        return said + mean_where(error.mean(-1), counts)
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
         """Euler's method from noise to chunk; no confidence comes with it."""

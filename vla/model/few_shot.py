@@ -106,7 +106,7 @@ def read(network: Network, parts: Parts, cache: DynamicCache | None = None, unsa
     spoken = network.start + (said.cumsum(2) - 1).clamp_min(0)
     kept = prefix.shape[1]
     present = torch.cat([there[..., None].expand(-1, -1, kept), said], dim=2).flatten(1)
-    frames_in_order = IMAGE in in_order(network.head, network.language)
+    frames_in_order = IMAGE in in_order(network.language)
     sees = interleaved_mask(count, kept, length, present, network.all_frames, frames_in_order)
     hidden = network.language.base_model(
         inputs_embeds=torch.cat([spread(prefix), spread(words)], dim=2).flatten(1, 2),

@@ -66,7 +66,7 @@ class Context:
 class ActionHead(nn.Module, ABC):
     """The seam between hidden states and chunks."""
 
-    in_order = False  # whether its tokens see only those before them, as words do
+    in_order = False  # whether it says token by token, each in the light of those before
     looks_back = False  # whether it reads keys and values of the sequence, in training too
     completion_at = -1  # which of its tokens says how far along the subtask is
     max_tokens: int  # the most positions that it takes up

@@ -6,7 +6,7 @@
 | autoregressive | token by token, 255 bins a value                   | RT-2, OpenVLA                | yes        |
 | fast           | token by token, merged cosine coefficients         | FAST                         | yes        |
 | l1             | in one pass, numbers                               | OpenVLA-OFT                  | no         |
-| flow           | 10 passes of an expert of its own                  | pi0                          | no         |
+| flow           | 10 passes of an expert of its own                  | pi0, pi0.5                   | no         |
 | diffusion      | 20 passes of a few layers                          | Octo                         | no         |
 
 Each can be given leading steps: as tokens or placeholders in the sequence, or at time 0 (flow), or by the readout.

@@ -2,15 +2,16 @@
 
 Order and attention of the sequence, block-causal (rows look at columns):
 
-               images  text    state  actions  question
-    images     all     -       -      -        -
-    text       all     causal  -      -        -
-    state      all     all     self   -        -
-    actions    all     all     all    all *    -
-    question   all     -       -      -        causal
+               images  text    state  actions  taught  question
+    images     all     -       -      -        -       -
+    text       all     causal  -      -        -       -
+    state      all     all     self   -        -       -
+    actions    all     all     all    all      -       -
+    taught     all     all     all    all      causal  -
+    question   all     -       -      -        -       causal
 
-* or causal, where the action head says token by token. With cross-attention there are no image rows: all others look at
-the visual tokens from between the layers.
+Taught tokens are those that a head is shown in training as if it had said them. With cross-attention there are no image
+rows: all others look at the visual tokens from between the layers.
 
 Image states depend on nothing else, so planner, controller and questions share them. In training a question rides
 along with the control sequence of the same frame for the price of its own tokens. Where words choose what is seen (an
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from vla.model.actions import expectation_around_mode
-from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TEXT, attention_mask, in_order
+from vla.model.attention import ACTION, IMAGE, QUESTION, STATE, TAUGHT, TEXT, attention_mask, in_order
 from vla.model.dual import DualEncoder
 from vla.model.fusion import CrossAttention
 from vla.model.grounding import Seen, WordGrounding, most_relevant, waves
@@ -156,12 +157,11 @@ class Network(nn.Module):
             table[self.location_ids] = spread * waves(places, width, finest=LOCATIONS / 16)
 
     def _refuse_longer_than_the_language_model_reads(self) -> None:
-        prefix = self.start
-        longest = prefix + self.max_text_tokens + 1 + self.head.max_tokens
+        longest = self.start + self.max_text_tokens + 1 + self.head.max_tokens
         readable = getattr(self.language.config, "max_position_embeddings", None)
         if readable is not None and longest > readable:
             raise ValueError(
-                f"{prefix} visual tokens, {self.max_text_tokens} of text, 1 of state and {self.head.max_tokens} of "
+                f"{self.start} visual tokens, {self.max_text_tokens} of text, 1 of state and {self.head.max_tokens} of "
                 f"actions are {longest}, the language model reads {readable}: give it more positions (n_positions or "
                 "max_position_embeddings), or take a connector or a head with fewer tokens"
             )
@@ -203,14 +203,15 @@ class Network(nn.Module):
         if taught:
             said, real = self.head.taught(self.embedding.weight, given_actions)
             parts.append(said)
-            kinds += [ACTION] * said.shape[1]
+            kinds += [TAUGHT] * said.shape[1]
             present.append(real)
         before = prefix.shape[1] + text_ids.shape[1] + 1  # of the head's tokens
         after = len(kinds)
-        next_position = self.start + self.max_text_tokens + after - before + 1
+        begin = self.start + self.max_text_tokens  # position of the state
+        next_position = begin + 1 + actions.shape[1]  # whatever is taught
         positions = [
             torch.arange(self.start, self.start + text_ids.shape[1]),
-            torch.arange(self.start + self.max_text_tokens, next_position),
+            torch.arange(begin, begin + 1 + after - before),
         ]
         if question_ids is not None and question_mask is not None:
             question, _ = self.words(question_ids, question_mask, seen)
@@ -219,14 +220,13 @@ class Network(nn.Module):
             present.append(question_mask)
             positions.append(torch.arange(question_ids.shape[1]) + self.start)
         there, kind = torch.cat(present, dim=1), torch.tensor(kinds, device=visual.device)
-        cache = None
-        if self.head.looks_back or (self.head.in_order and not taught):
-            cache = DynamicCache(config=self.language.config)
+        remembers = self.head.looks_back or (self.head.in_order and not taught)
+        cache = DynamicCache(config=self.language.config) if remembers else None
         position = torch.cat([places, torch.cat(positions).to(places).expand(len(places), -1)], dim=1)
         hidden = self.run(torch.cat(parts, dim=1), kind, there, position, cache, sight)
         acting = hidden[:, before:after]
         completion = self.head.completion(acting[:, self.head.completion_at])
-        visible = there & (kind != QUESTION)
+        visible = there & (kind < TAUGHT)  # neither the answer nor what else is asked
         context = Context(self.embedding.weight, self.language.base_model, visible, next_position, cache, sight, state)
         question = hidden[:, after:] if question_ids is not None else None
         return Outputs(acting, context, completion[:, 0], completion[:, 1], question, visual, seen)
@@ -311,7 +311,7 @@ class Network(nn.Module):
 
         cache: is filled with keys and values where it is given; sight: see `placed`.
         """
-        mask = attention_mask(kinds, present, in_order(self.head, self.language))
+        mask = attention_mask(kinds, present, in_order(self.language))
         return self.language.base_model(
             inputs_embeds=embeddings,
             attention_mask=mask,

@@ -11,13 +11,14 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import PretrainedConfig
 
 from vla.model.actions import edge_bins, edge_centers
 from vla.model.fast import FastCodec
-from vla.model.head import Context, ReadoutHead, mean_where
+from vla.model.fast_tokens import FastTokens, next_token_loss
+from vla.model.head import Context, ReadoutHead
 
 
 class TokenHead(ReadoutHead):
@@ -67,10 +68,7 @@ class TokenHead(ReadoutHead):
     ) -> Tensor:
         """Cross-entropy of the next token among all that it could say."""
         tokens, real = self.spell(targets)
-        logits = (hidden @ self.words(context.table).T).float()
-        return mean_where(
-            functional.cross_entropy(logits.mT, tokens, reduction="none"), real & self.scored(counts, real)
-        )
+        return next_token_loss(hidden, self.words(context.table), tokens, real & self.scored(counts, real))
 
     @abstractmethod
     def scored(self, counts: Tensor, real: Tensor) -> Tensor:
@@ -161,8 +159,7 @@ class Fast(TokenHead):
         """Take what `fit` found in the data."""
         super().__init__(language.hidden_size, action_horizon, action_dim)
         self.codec = FastCodec(action_horizon, action_dim, scale, low, high, bpe)
-        self.tokens = nn.Embedding(len(self.codec.lengths), language.hidden_size)
-        nn.init.normal_(self.tokens.weight, std=language.hidden_size**-0.5)
+        self.tokens = FastTokens(self.codec, language.hidden_size)
 
     @classmethod
     def fit(cls, values: Tensor, **settings: Any) -> dict[str, Any]:
@@ -179,10 +176,7 @@ class Fast(TokenHead):
 
     def spell(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """float[B, T, A] -> tokens int[B, M], filled up with zeros that are not real."""
-        rows = [torch.tensor(row) for row in self.codec.encode(values)]
-        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(values.device)
-        count = torch.tensor([len(row) for row in rows], device=values.device)
-        return tokens, torch.arange(tokens.shape[1], device=values.device) < count[:, None]
+        return self.tokens.spell(values)
 
     def read(self, tokens: Tensor) -> Tensor:
         """Tokens int[B, M] up to S symbols each -> values float[B, T, A]."""
@@ -197,4 +191,4 @@ class Fast(TokenHead):
 
     def scored(self, counts: Tensor, real: Tensor) -> Tensor:
         """All tokens of chunks in which anything counts."""
-        return counts.any(1, keepdim=True).expand_as(real)
+        return self.tokens.scored(counts, real)
