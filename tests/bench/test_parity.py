@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from vla.bench import parity_connectors, parity_fusion
 from vla.bench.parity import GOLDEN, TOLERANCE, measure, row
 from vla.bench.parity_networks import pi0_of_lerobot, smolvla_of_lerobot
+from vla.model.connectors import QFormer
+from vla.model.fusion import GatedCrossAttention
 from vla.model.lerobot_policy import LeRobotPolicy
 
 PYTHONS = [path for path in os.environ.get("VLA_LEROBOT_PYTHON", "").split(os.pathsep) if path]
+LOOK = GatedCrossAttention.forward
 SCRIPTS = Path(__file__).parent / "golden"
 VERSIONS = """
 from importlib.metadata import version
@@ -34,9 +38,19 @@ def test_everything_agrees_with_the_golden_files_and_the_installed_packages():
     assert result["ok"], off(result["rows"])
     found = {line["reference"] for line in result["rows"]}
     names = ("PI0For", "PI0Policy", "SmolVLAPolicy, att", "SmolVLA", "ACT", "Normalizer", "sinusoidal", "RTC", "DDPM")
-    for name in (*names, "OpenVLA", "FAST", "InternVL", "Blip2", "Idefics2Perceiver", "anyres"):
+    for name in (
+        *names,
+        "OpenVLA",
+        "FAST",
+        "InternVL",
+        "Blip2",
+        "InstructBlip",
+        "Idefics2Perceiver",
+        "anyres",
+        "IdeficsGated",
+    ):
         assert any(name in reference for reference in found), name
-    assert len(result["rows"]) == 49  # a quantity that is no longer compared is missed
+    assert len(result["rows"]) == 52  # a quantity that is no longer compared is missed
     assert {line["tolerance"] for line in result["rows"]} == {0.0, TOLERANCE} and TOLERANCE <= 1e-5
     assert result["compared"] == len(result["rows"])
 
@@ -92,3 +106,18 @@ def test_everything_agrees_with_lerobot_itself(python, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
     result = measure(seed=1, golden=str(tmp_path))
     assert result["ok"], off(result["rows"])
+
+
+@torch.no_grad()
+def test_words_and_gates_show_in_the_comparison(monkeypatch):
+    """What is copied has a part in what is compared."""
+    monkeypatch.setattr(QFormer, "_in_order", lambda self, words, present: self.words(words))
+    assert not any(row("they", *pair)["ok"] for pair in parity_connectors.instructblip())
+    monkeypatch.setattr(GatedCrossAttention, "forward", gated_by_sigmoid)
+    assert not any(row("they", *pair)["ok"] for pair in parity_fusion.idefics())
+
+
+def gated_by_sigmoid(self, hidden, visual):
+    for gate in (self.attention_gate, self.mlp_gate):
+        gate.data = gate.sigmoid().atanh()
+    return LOOK(self, hidden, visual)

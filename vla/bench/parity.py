@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import __version__
 
-from vla.bench import parity_arithmetic, parity_connectors, parity_networks
+from vla.bench import parity_arithmetic, parity_connectors, parity_fusion, parity_networks
 
 GOLDEN = Path(__file__).with_name("golden")
 TOLERANCE = 1e-5  # of numbers; ids and counts must be the same
@@ -59,8 +59,10 @@ def references(golden: Path) -> Sequence[tuple[str, Callable[[], Pairs]]]:
         ("FAST, as published", partial(arithmetic.fast, golden)),
         (f"{transformers}InternVLModel", parity_connectors.internvl),
         (f"{transformers}Blip2Model", parity_connectors.blip2),
+        (f"{transformers}InstructBlipQFormerModel", parity_connectors.instructblip),
         (f"{transformers}Idefics2PerceiverResampler", parity_connectors.perceiver),
         (f"{transformers}get_anyres_image_grid_shape", parity_connectors.llava_next),
+        (f"{transformers}IdeficsGatedCrossAttentionLayer", parity_fusion.idefics),
     ]
 
 

@@ -5,7 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2Config, Blip2Model, InternVLConfig, InternVLModel, LlavaNextConfig
+from transformers import (
+    Blip2Config,
+    Blip2Model,
+    InstructBlipQFormerConfig,
+    InstructBlipQFormerModel,
+    InternVLConfig,
+    InternVLModel,
+    LlavaNextConfig,
+)
 from transformers.models.idefics2.configuration_idefics2 import Idefics2PerceiverConfig
 from transformers.models.idefics2.modeling_idefics2 import Idefics2PerceiverResampler
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
@@ -16,6 +24,8 @@ from vla.model.tiling import choose_tiling
 Pairs = Iterator[tuple[str, Tensor, Tensor]]
 CHANNELS, WIDTH = 16, 24
 SMALL = dict(hidden_size=CHANNELS, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+FORMER: dict[str, Any] = dict(hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+FORMER |= dict(encoder_hidden_size=CHANNELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 TEXT = dict(hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
 
 
@@ -36,11 +46,9 @@ def internvl() -> Pairs:
 
 def blip2() -> Pairs:
     """`qformer`: from the features before their last normalisation to the language model's width."""
-    former = dict(hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
     config = Blip2Config(
         vision_config=dict(image_size=16, patch_size=8, **SMALL),
-        qformer_config=former
-        | dict(encoder_hidden_size=CHANNELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        qformer_config=FORMER,
         text_config=dict(model_type="llama", num_key_value_heads=2, **TEXT),
         num_query_tokens=5,
     )
@@ -55,6 +63,31 @@ def blip2() -> Pairs:
     normalised = theirs.vision_model.post_layernorm(features)
     found = theirs.qformer(query_embeds=queries, encoder_hidden_states=normalised).last_hidden_state
     yield "qformer, tokens", ours(features, None), theirs.language_projection(found)
+
+
+def instructblip() -> Pairs:
+    """`qformer`, instructed: their words and positions as ours, instructions of different lengths."""
+    theirs: Any = made_random(InstructBlipQFormerModel(InstructBlipQFormerConfig(vocab_size=40, **FORMER)))
+    width, words = theirs.config.hidden_size, theirs.embeddings
+    ours = QFormer(CHANNELS, width, tokens=5, layers=2, heads=4, instructed=True, max_words=12).eval()
+    ours.words.weight.data, ours.words.bias.data = torch.eye(width), torch.zeros(width)
+    ours.order.data = words.position_embeddings.weight.data[:12]
+    ours.former.encoder.load_state_dict(theirs.encoder.state_dict())
+    ours.former.layernorm.load_state_dict(words.layernorm.state_dict())
+    ours.queries.data = torch.randn_like(ours.queries)
+    ids, mask = torch.randint(1, 40, (3, 7)), torch.arange(7) < torch.tensor([[7], [4], [1]])
+    features = torch.randn(3, 9, CHANNELS)
+    found = theirs(
+        input_ids=ids,
+        attention_mask=torch.cat([mask.new_ones(3, 5), mask], dim=1).long(),
+        query_embeds=ours.queries.expand(3, -1, -1),
+        encoder_hidden_states=ours.features(features),
+    ).last_hidden_state[:, :5]
+    yield (
+        "qformer with words as queries, tokens",
+        ours(features, None, (words.word_embeddings(ids), mask)),
+        ours.project(found),
+    )
 
 
 def perceiver() -> Pairs:
