@@ -26,7 +26,10 @@ SMALL = [
     "shards=1",
 ]
 
-OTHER_EYES = {"recipe=fusion/early_fusion", "recipe=encoders/fused"}  # without the sizes of SMALL
+OTHER_EYES = {  # without the sizes of SMALL
+    "recipe=fusion/early_fusion",
+    *(f"recipe=encoders/{name}" for name in ("fused", "siglip", "clip", "dinov2", "vit", "convnext")),
+}
 
 
 def given(dataset: EpisodeDataset) -> list[str]:

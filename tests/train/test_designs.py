@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from tests.test_configs import CONFIGS
 from tests.train.conftest import run
 from vla.model import checkpoint
+from vla.model.encoders import build_encoder
 from vla.model.history import History
 from vla.model.network import Network
 from vla.model.policy import VLAPolicy
@@ -22,14 +24,15 @@ from vla.types import Embodiment, Observation
 PATHS = (path for path in CONFIGS.glob("recipe/*/*") if path.parent.name != "stages")
 RECIPES = sorted(path.relative_to(CONFIGS / "recipe").with_suffix("").as_posix() for path in PATHS)
 KINDS = {
-    "encoders": {"fused", "history"},
+    "encoders": {"fused", "history", "siglip", "clip", "dinov2", "vit", "convnext"},
     "connectors": {"linear", "mlp", "pixel_shuffle", "qformer", "instructed_qformer", "perceiver", "tiling", "pruned"},
-    "fusion": {"prefix", "cross_attention", "early_fusion"},
+    "fusion": {"prefix", "cross_attention", "flamingo", "early_fusion"},
     "heads": {"parallel", "autoregressive", "fast", "l1", "flow", "flow_insulated", "diffusion"},
 }
 
 
 SQUARES = ["model.cameras={front: [64, 64], wrist: [64, 64]}"]  # whose features come in blocks of four
+FEW_PATCHES = ["model.vision.hidden_size=24", "model.vision.num_hidden_layers=1"]
 
 
 def model_of(recipe):
@@ -88,6 +91,11 @@ def test_a_recipe_changes_what_it_names_and_its_policy_acts(recipe, labels, demo
         ("heads/flow_insulated", ["model.head.expert.n_inner=32", "model.head.tokens.vocabulary=400"]),
         pytest.param("heads/flow", ["model.head.expert.n_inner=32"], marks=pytest.mark.slow),
         ("dual_encoder", ["init=null", "batch_size=16"]),
+        ("encoders/vit", [*SQUARES, *FEW_PATCHES]),
+        pytest.param("encoders/siglip", [*SQUARES, *FEW_PATCHES], marks=pytest.mark.slow),
+        pytest.param("encoders/clip", [*SQUARES, *FEW_PATCHES], marks=pytest.mark.slow),
+        pytest.param("encoders/dinov2", [*SQUARES, *FEW_PATCHES], marks=pytest.mark.slow),
+        pytest.param("encoders/convnext", [*SQUARES], marks=pytest.mark.slow),
         ("encoders/history", []),
         ("fusion/early_fusion", [*SQUARES, "model.fusion.patch_size=16"]),
         pytest.param("encoders/fused", SQUARES, marks=pytest.mark.slow),
@@ -116,3 +124,36 @@ def test_a_recipe_trains_resumes_and_leaves_a_checkpoint_that_acts(recipe, overr
     policy = checkpoint.load(tmp_path / "checkpoints" / "last")
     chunk = policy.act([blank(policy.embodiment, demonstrations.column("observation.state")[0])])[0]
     assert chunk.actions.shape == (16, 6) and np.isfinite(chunk.actions).all()
+
+
+def test_flamingo_learns_to_look_with_an_encoder_and_a_language_model_that_stay_as_they_are(demonstrations, tmp_path):
+    small = ["steps=3", "save_every=3", "warmup_steps=1", "store=float32"]
+    flamingo = [*small, "recipe=fusion/flamingo", "model.connector.tokens=4"]
+    with pytest.raises(ValueError, match=r"init=None: .* tensors of language have no equal there"):
+        run(demonstrations, tmp_path / "drawn", *flamingo, "init=null", "rates.vision=1.0")
+    run(demonstrations, tmp_path / "base", *small)
+    base, out = tmp_path / "base/checkpoints/last", tmp_path / "flamingo"
+    assert np.isfinite(run(demonstrations, out, *flamingo, f"init={base}")["loss"])
+    policy = checkpoint.load(out / "checkpoints/last")
+    before, after = (one.network.state_dict() for one in (checkpoint.load(base), policy))
+    kept = [name for name in before if name.startswith(("vision.encoder.", "language.")) and ".wte." not in name]
+    kept = [name for name in kept if "lm_head" not in name]  # the same table as wte
+    for name in kept:
+        torch.testing.assert_close(after[name], before[name], msg=name)
+    assert len(kept) > 30 and not torch.equal(*(one["language.transformer.wte.weight"] for one in (before, after)))
+    assert all(look.attention_gate != 0 for look in policy.network.cross.looks.values())
+    chunk = policy.act([blank(policy.embodiment, demonstrations.column("observation.state")[0])])[0]
+    assert chunk.actions.shape == (16, 6) and np.isfinite(chunk.actions).all()
+
+
+@pytest.mark.slow
+def test_real_weights_go_where_a_small_encoder_was(demonstrations, tmp_path):
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "vision/vit.yaml"))
+    weights = build_encoder(**{name: value for name, value in config.items() if name != "patches_only"})
+    weights.save_pretrained(tmp_path / "weights")
+    real = ["vision@model.vision=pretrained", f"model.vision.pretrained={tmp_path / 'weights'}", "rates.vision=0.0"]
+    small = ["steps=1", "save_every=1", "warmup_steps=1", "store=float32", *SQUARES]
+    run(demonstrations, tmp_path / "run", "recipe=encoders/vit", *small, *real)
+    policy = checkpoint.load(tmp_path / "run/checkpoints/last")
+    mine, theirs = policy.network.vision.encoder.state_dict(), weights.state_dict()
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()

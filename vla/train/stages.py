@@ -5,7 +5,7 @@ arXiv:2304.08485, section 4.2); instruction and action tuning adapts the rest, i
 arXiv:2106.09685).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vla.model.adapters import adapt, grow
@@ -54,10 +54,12 @@ def refuse_untaught(
     lora: Mapping[str, Any] | None,
     init: str | None,
     preferring: str | None = None,
+    frozen: Collection[str] = (),
 ) -> None:
     """Raise ValueError where tensors named in `drawn`, which nothing has taught yet, would stay as they were drawn.
 
-    preferring: the key that asks for preference, which sharpens what is known and can teach no tensor from nothing.
+    preferring: the key that asks for preference, which sharpens what is known and can teach no tensor from nothing;
+    frozen: tensors that the design keeps as they are, whatever the rates.
     """
     if preferring and init and drawn:
         raise ValueError(
@@ -65,11 +67,18 @@ def refuse_untaught(
             f"{min(drawn)}; give the model that the checkpoint has"
         )
     still = {part for part in PARTS if rates.get(part) == 0} | set((lora or {}).get("parts", ()))
-    if names := sorted(name for name in drawn if part_of(name) in still):
+    if names := sorted(name for name in drawn if part_of(name) in still or name in frozen):
+        parts = sorted({part_of(name) for name in names})
         raise ValueError(
-            f"init={init}: {len(names)} tensors of {', '.join(sorted(still))} have no equal there and would stay as "
+            f"init={init}: {len(names)} tensors of {', '.join(parts)} have no equal there and would stay as "
             f"they were drawn, such as {names[0]}; give a checkpoint of the same model, or train these parts in full"
         )
+
+
+def kept_by_design(network: Network) -> set[str]:
+    """Names of what the language model keeps as it is for what was built into it, such as gated cross-attention."""
+    weights = network.language.named_parameters(prefix="language")
+    return {name for name, weight in weights if not weight.requires_grad}
 
 
 def keep_frozen_statistics(network: Network) -> None:

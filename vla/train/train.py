@@ -36,7 +36,7 @@ from vla.train.shards import Shards
 from vla.train.shots import few_shot_texts
 from vla.train.snapshot import has_snapshot, load_snapshot, save_snapshot
 from vla.train.sources import Mixture, Source, of_all_bodies, processors, shares_of
-from vla.train.stages import keep_frozen_statistics, part_of, prepare, refuse_untaught
+from vla.train.stages import keep_frozen_statistics, kept_by_design, part_of, prepare, refuse_untaught
 
 LOG_EVERY = 20
 DEMONSTRATIONS = "demonstrations"
@@ -121,7 +121,7 @@ def train(config: dict[str, Any], out: Path, peers: Peers | None = None) -> dict
     rates, lora = config["rates"], config["lora"]
     foundation = Foundation.of(network, architecture)
     drawn = _start_from(init, network, processor) if init else network.state_dict().keys() - foundation.names
-    refuse_untaught(drawn, rates, lora, init, preferring)
+    refuse_untaught(drawn, rates, lora, init, preferring, kept_by_design(network))
     reference = _reference(network, init, preferring) if preferring else None
     prepare(network, rates, lora)
     keep_frozen_statistics(network)
