@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -74,6 +75,18 @@ def test_any_number_of_processes_takes_the_steps_of_one(trained, name, like):
     assert_alike(mine, theirs)
     told = [json.loads((trained / folder / "told.json").read_text())[-1] for folder in (name, like)]
     assert told[0] == pytest.approx(told[1], rel=1e-3)  # the loss and the norm of the gradient, which Adam hides
+
+
+def test_two_processes_take_the_steps_of_one_process(tmp_path):
+    """The quick one of these: DDP alone, two steps, each process with half of the batch."""
+    for name in ("alone", "ddp"):
+        (tmp_path / name).mkdir()
+    train(tmp_path / "alone", Peers("cpu"), "", 0, 2)
+    two_processes(f"ddp:0:2:{tmp_path / 'ddp'}")
+    mine, theirs = (load_file(tmp_path / name / "average.safetensors") for name in ("ddp", "alone"))
+    assert_alike(mine, theirs)
+    told = [json.loads((tmp_path / name / "told.json").read_text()) for name in ("ddp", "alone")]
+    assert np.array(told[0]) == pytest.approx(np.array(told[1]), rel=1e-3)  # losses and norms of gradients
 
 
 def assert_alike(mine, theirs):
