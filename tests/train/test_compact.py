@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
@@ -22,20 +23,19 @@ def parts(demonstrations, tmp_path_factory):
     return save_encoder(root / "vision"), save_language_model(root / "language", sentences=sentences)
 
 
-def run(demonstrations, parts, out, *overrides):
+def run(demonstrations, parts, out, *overrides, recipe=("recipe=compact", "lora.rank=2")):
     small = [
         f"model.vision.pretrained={parts[0]}",
         f"model.language.pretrained={parts[1]}",
         "model.language.num_hidden_layers=1",
         "model.cameras={front: [28, 56], wrist: [28, 28]}",
-        "lora.rank=2",
         "batch_size=8",
         "steps=3",
         "save_every=2",
         "precision=float32",
     ]
     with initialize_config_module("configs", version_base="1.3"):
-        words = [f"out={out}", *given(demonstrations), "recipe=compact", *small, *overrides]
+        words = [f"out={out}", *given(demonstrations), *recipe, *small, *overrides]
         config = OmegaConf.to_container(compose("train", overrides=words), resolve=True)
     return train(config, out)
 
@@ -74,3 +74,16 @@ def test_a_connector_is_aligned_to_pretrained_parts_that_stay(demonstrations, pa
     assert [name for name in names if name.startswith(("language.", "vision.encoder."))] == [
         "language.model.embed_tokens.added"
     ]
+
+
+@pytest.mark.slow
+def test_flamingo_joins_pretrained_parts_that_stay_as_they_are(demonstrations, parts, tmp_path):
+    flamingo = ("recipe=fusion/flamingo", "model=compact", "~model.connector.factor", "init=null")
+    result = run(demonstrations, parts, tmp_path, "model.connector.tokens=4", "store=float32", recipe=flamingo)
+    assert result["complete"] and np.isfinite(result["loss"])
+    policy = checkpoint.load(tmp_path / "checkpoints" / "last")
+    after, layer = policy.network.state_dict(), "layers.0.self_attn.q_proj.weight"
+    before = load_file(parts[1] / "model.safetensors")[f"model.{layer}"]
+    torch.testing.assert_close(after[f"language.model.{layer}"], before)
+    assert all(look.attention_gate != 0 for look in policy.network.cross.looks.values())
+    assert act(policy, demonstrations.column("observation.state")[0]).shape == (16, 6)
