@@ -6,6 +6,7 @@ B batch, T action horizon, A action dimension, D width, P tokens of the sequence
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,26 @@ class DenoisingHead(ReadoutHead):
         """Take middle and spread from the data."""
         middle, spread = values.mean(0), values.std(0).clamp_min(LEAST_SPREAD)
         return {"middle": middle.tolist(), "spread": spread.tolist(), **settings}
+
+    @abstractmethod
+    def errors(
+        self, hidden: Tensor, context: Context, targets: Tensor, given_steps: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """What is missed of each value at one random moment on the way, float[B * draws, T, A]; see `loss`."""
+
+    def plausibility(
+        self,
+        hidden: Tensor,
+        context: Context,
+        chunk: Tensor,
+        counts: Tensor,
+        given_steps: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Minus the squared errors, at moments and with noise that the generator draws."""
+        errors = self.errors(hidden, context, chunk, given_steps, generator)
+        (counts,) = several(self.draws, counts)
+        return -(errors * counts).sum((1, 2)).unflatten(0, (-1, self.draws)).mean(1)
 
     def sized(self, chunk: Tensor) -> Tensor:
         """Normalised float[B, T, A] -> as large as the noise."""
@@ -139,13 +160,19 @@ class Flow(DenoisingHead):
     ) -> Tensor:
         """Squared error of the velocity at a random time, more often near the noise: Beta(1.5, 1); and of tokens."""
         said = self.tokens_weight * self.tokens.loss(hidden, targets, counts) if self.tokens is not None else 0.0
-        targets, counts, given_steps = several(self.draws, self.sized(targets), counts, given_steps)
+        (counts,) = several(self.draws, counts)
+        return said + mean_where(self.errors(hidden, context, targets, given_steps, generator).mean(-1), counts)
+
+    def errors(
+        self, hidden: Tensor, context: Context, targets: Tensor, given_steps: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Squared error of the velocity at a random time."""
+        targets, given_steps = several(self.draws, self.sized(targets), given_steps)
         noise = torch.randn(targets.shape, generator=generator).to(targets.device)
         drawn = torch.rand(len(targets), 1, generator=generator).to(targets.device)
         time = 0.001 + 0.999 * drawn ** (1 / 1.5)
         time = torch.where(is_given(targets, given_steps).squeeze(-1), 0.0, time)
-        error = self.field.error(targets, noise, time, context.repeated(self.draws))
-        return said + mean_where(error.mean(-1), counts)
+        return self.field.error(targets, noise, time, context.repeated(self.draws))
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
         """Euler's method from noise to chunk; no confidence comes with it."""
@@ -224,16 +251,20 @@ class Diffusion(DenoisingHead):
         there: Tensor | None = None,
     ) -> Tensor:
         """Squared error of the noise, or of the chunk, after a random number of steps."""
-        targets, counts, given_steps, readout = several(
-            self.draws, self.sized(targets), counts, given_steps, hidden[:, 0]
-        )
+        (counts,) = several(self.draws, counts)
+        return mean_where(self.errors(hidden, context, targets, given_steps, generator).mean(-1), counts)
+
+    def errors(
+        self, hidden: Tensor, context: Context, targets: Tensor, given_steps: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Squared error of what the layers say."""
+        targets, given_steps, readout = several(self.draws, self.sized(targets), given_steps, hidden[:, 0])
         step = torch.randint(len(self.betas), (len(targets),), generator=generator)
         noise = torch.randn(targets.shape, generator=generator).to(targets.device)
         kept = self.kept[step, None, None].to(targets.device)
         noisy = torch.where(is_given(targets, given_steps), targets, kept.sqrt() * targets + (1 - kept).sqrt() * noise)
         wanted = noise if self.says == "noise" else targets
-        error = self.told(noisy, step.to(targets.device), readout).float() - wanted
-        return mean_where(error.square().mean(-1), counts)
+        return (self.told(noisy, step.to(targets.device), readout).float() - wanted).square()
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
         """Take the noise out step by step; no confidence comes with it."""

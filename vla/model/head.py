@@ -109,6 +109,24 @@ class ActionHead(nn.Module, ABC):
         """
 
     @abstractmethod
+    def plausibility(
+        self,
+        hidden: Tensor,
+        context: Context,
+        chunk: Tensor,
+        counts: Tensor,
+        given_steps: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """How plausible a chunk float[B, T, A] in -1..1 is, float[B]: its log-probability where the head has one.
+
+        Elsewhere it is minus what the head misses it by, which is a log-likelihood but for scale and constant: of
+        Laplace for differences, of Gauss for squared ones, as for diffusion in Wallace et al. 2023, arXiv:2311.12908,
+        equation 14. counts: bool[B, T, A], values that count; the other arguments as in `loss`, with `hidden` of a
+        sequence in which this chunk was taught.
+        """
+
+    @abstractmethod
     def decide(
         self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor
     ) -> tuple[Tensor, Tensor | None]:

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from vla.model.actions import expectation_around_mode, soft_targets
 from vla.model.head import ActionHead, Context, ResidualMlp, completion_layers, is_given, mean_where, over_joints
+from vla.model.vocabulary import ACTION_BINS
 
 
 class PlaceholderHead(ActionHead):
@@ -72,6 +73,20 @@ class Parallel(PlaceholderHead):
         entropy = -(expected * expected.clamp_min(1e-12).log()).sum(-1)
         return mean_where(over_joints(per_value - entropy, there), counts)
 
+    def plausibility(
+        self,
+        hidden: Tensor,
+        context: Context,
+        chunk: Tensor,
+        counts: Tensor,
+        given_steps: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Log-probability of the bins."""
+        bins = ((chunk + 1) / 2 * ACTION_BINS).long().clamp(0, ACTION_BINS - 1)
+        log_probability = torch.log_softmax(self.logits(hidden, context.table).float(), dim=-1)
+        return (log_probability.gather(-1, bins[..., None]).squeeze(-1) * counts).sum((1, 2))
+
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, Tensor]:
         """Expectation around the mode of each bin; confidence is the mass around it."""
         values, mass = expectation_around_mode(self.logits(hidden, context.table), self.mode_radius)
@@ -113,6 +128,18 @@ class L1(PlaceholderHead):
     ) -> Tensor:
         """Mean absolute difference."""
         return mean_where(over_joints((self.regress(hidden[:, :-1]).float() - targets).abs(), there), counts)
+
+    def plausibility(
+        self,
+        hidden: Tensor,
+        context: Context,
+        chunk: Tensor,
+        counts: Tensor,
+        given_steps: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Minus the absolute differences."""
+        return -((self.regress(hidden[:, :-1]).float() - chunk).abs() * counts).sum((1, 2))
 
     def decide(self, hidden: Tensor, context: Context, given: Tensor, given_steps: Tensor) -> tuple[Tensor, None]:
         """The numbers as they are; no confidence comes with them."""

@@ -70,6 +70,21 @@ class TokenHead(ReadoutHead):
         tokens, real = self.spell(targets)
         return next_token_loss(hidden, self.words(context.table), tokens, real & self.scored(counts, real))
 
+    def plausibility(
+        self,
+        hidden: Tensor,
+        context: Context,
+        chunk: Tensor,
+        counts: Tensor,
+        given_steps: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Log-probability of the tokens, each in the light of those before."""
+        tokens, real = self.spell(chunk)
+        logits = (hidden @ self.words(context.table).T).float()
+        said = functional.cross_entropy(logits.mT, tokens, reduction="none")
+        return -(said * (real & self.scored(counts.any(-1), real))).sum(1)
+
     @abstractmethod
     def scored(self, counts: Tensor, real: Tensor) -> Tensor:
         """Which tokens say steps that count, given bool[B, T] of the steps, and bool[B, M] of real tokens."""

@@ -94,11 +94,13 @@ def losses(
         found |= shot_losses(network, processor, images, batch, location_sigma)
     if reference is not None and batch.worse_actions is not None:
         compared = counts[..., None] & (torch.ones_like(targets) > 0 if batch.there is None else batch.there[:, None])
-        chunks = targets, batch.worse_actions, compared
+        shown = images, batch.text_ids, batch.text_mask, noisy
+        seed = int(torch.randint(2**31, (), generator=generator))
+        chunks = targets, batch.worse_actions, compared, batch.given_steps, seed
         with torch.no_grad():
-            before = reference(images, batch.text_ids, batch.text_mask, noisy, targets, batch.given_steps)
-            theirs = chunk_margin(reference, before, *chunks)
-        found["preference_actions"] = chunk_preference_loss(chunk_margin(network, outputs, *chunks), theirs, beta)
+            theirs = chunk_margin(reference, shown, *chunks)
+        mine = chunk_margin(network, shown, *chunks, outputs)
+        found["preference_actions"] = chunk_preference_loss(mine, theirs, beta)
     elif reference is not None:
         assert batch.worse_ids is not None and batch.worse_mask is not None and batch.worse_labels is not None
         better = batch.question_ids, batch.question_mask, batch.question_labels

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vla.model.network import Network, Outputs
-from vla.model.parallel_heads import Parallel
-from vla.model.vocabulary import ACTION_BINS
 
+Shown = tuple[dict[str, Tensor], Tensor, Tensor, Tensor]  # images, ids and mask of the words, state
 Said = tuple[Tensor, Tensor, Tensor]  # ids int[B, Q], mask bool[B, Q], labels int[B, Q], -100 where nothing is answered
 
 
@@ -58,19 +57,28 @@ def chunk_preference_loss(mine: Tensor, theirs: Tensor, beta: float) -> Tensor:
     return -functional.logsigmoid(beta * (mine - theirs)).mean()
 
 
-def chunk_margin(network: Network, outputs: Outputs, better: Tensor, worse: Tensor, counts: Tensor) -> Tensor:
-    """By how much one chunk float[B, T, A] in -1..1 is likelier than another, in log-probability float[B].
+def chunk_margin(
+    network: Network,
+    shown: Shown,
+    better: Tensor,
+    worse: Tensor,
+    counts: Tensor,
+    given_steps: Tensor,
+    seed: int,
+    outputs: Outputs | None = None,
+) -> Tensor:
+    """By how much one chunk float[B, T, A] in -1..1 is more plausible than another, float[B]; see `ActionHead`.
 
-    counts: bool[B, T, A], values that are compared. Raises ValueError for a head that gives no probabilities of chunks.
+    shown: the first arguments of the network, up to the state; counts: bool[B, T, A], values that are compared, in the
+    others the chunks are taken to be the same; given_steps: int[B]; seed: of the noise, where the head has any, which
+    is the same for both; outputs: of the network shown the better chunk, where they are there already.
     """
-    if not isinstance(network.head, Parallel):
-        name = type(network.head).__name__.lower()
-        raise ValueError(f"prefer_actions=true: the head {name} says no probability of a chunk; possible: parallel")
-    logits = network.head.logits(outputs.action_hidden, outputs.context.table)
-    log_probability = torch.log_softmax(logits.float(), dim=-1)
+    head = network.head
+    worse = torch.where(counts, worse, better)
 
-    def of(chunk: Tensor) -> Tensor:
-        bins = ((chunk + 1) / 2 * ACTION_BINS).long().clamp(0, ACTION_BINS - 1)
-        return (log_probability.gather(-1, bins[..., None]).squeeze(-1) * counts).sum((1, 2))
+    def of(chunk: Tensor, outputs: Outputs) -> Tensor:
+        random = torch.Generator().manual_seed(seed)
+        return head.plausibility(outputs.action_hidden, outputs.context, chunk, counts, given_steps, random)
 
-    return of(better) - of(worse)
+    first = network(*shown, better, given_steps) if outputs is None else outputs
+    return of(better, first) - of(worse, network(*shown, worse, given_steps) if head.in_order else first)
