@@ -13,6 +13,7 @@ from vla.model.heads import HEADS, fit_head
 from vla.model.network import Network
 from vla.model.processor import Processor
 from vla.model.vocabulary import ACTION_BINS, build_tokenizer
+from vla.train.batch import differing
 from vla.train.batches import Batches, Labels
 from vla.train.objective import losses
 from vla.train.preference import chunk_margin
@@ -38,14 +39,19 @@ def test_pairs_come_from_failed_rollouts_that_left_the_way(demonstrations, tmp_p
     astray = [start + step for start in starts[:2] for step in range(2, 6)]
     assert np.flatnonzero(labels.astray(HORIZON)).tolist() == astray
     made = batches(demonstrations, tmp_path, labels)
-    for step in range(4):
+    compared = []
+    for step in range(8):
         data = made[step]
+        mine = differing(data.actions, data.worse_actions)
+        compared += mine.tolist()
+        assert data.counted()["preference_actions"] == mine.sum()
         decoded = [
             made.processor.codec.decode(chunk, torch.zeros(8, 6)) for chunk in (data.actions, data.worse_actions)
         ]
         differ = (decoded[1] - decoded[0])[data.counts]
         assert differ[:, 0].max() == pytest.approx(0.1, abs=1e-3) and differ[:, 1:].abs().max() < 1e-4
-        assert ((decoded[1] - decoded[0])[..., 0].amax(1) > 0.09).all()
+        assert ((decoded[1] - decoded[0])[mine][..., 0].amax(1) > 0.09).all()
+    assert 0.3 < np.mean(compared) < 0.7  # the others are like any demonstration's, and keep the rest in mind
 
 
 def test_without_failed_rollouts_it_says_how_to_get_some(demonstrations, tmp_path):

@@ -73,7 +73,7 @@ class Batch:
         if self.worse_labels is not None:
             counted["preference"] = (self.question_labels != -100).any(1) & (self.worse_labels != -100).any(1)
         if self.worse_actions is not None:
-            counted["preference_actions"] = torch.ones_like(self.done)
+            counted["preference_actions"] = differing(self.actions, self.worse_actions)
         if self.caption_mask is not None:
             counted["contrast"] = self.caption_mask.any(1)
         if self.shot_labels is not None and self.shot_at is not None:
@@ -108,6 +108,11 @@ def _row(parts: dict[str, tuple[Tensor, ...]], number: int) -> dict[str, Any]:
 def of_shots(camera: str) -> str:
     """Name the frames [B, S, H, W, 3] of few-shot sequences among the images of a batch."""
     return f"{camera} of shots"
+
+
+def differing(actions: Tensor, others: Tensor) -> Tensor:
+    """Rows bool[B] of two chunks float[B, T, A] that are not the same."""
+    return (actions != others).flatten(1).any(1)
 
 
 def held(actions: Tensor, counts: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from vla.model.vocabulary import LOCATIONS, read_box
 from vla.train import hands
 from vla.train.batch import Batch, held
 from vla.train.captions import drawn
+from vla.train.preference import in_equal_shares
 
 WORDY_SHARE = 0.15  # of the batches that are not `whole`
 PLAN_SHARE = 0.7  # of the questions in `wordy` batches, captions for the rest
@@ -180,7 +181,7 @@ class Batches:
         given them: where a policy drove, the expert says how to go on from what that had decided; still_weight:
         how often a frame is used after which nothing moves, against one of motion; worse: whether every question comes
         with an answer that is not true as well; captions: whether every frame comes with a caption; failures:
-        whether every frame is one of a failed episode, and comes with what went wrong there; share: which part of so
+        whether half of the frames are of failed episodes, and come with what went wrong there; share: which part of so
         many of each batch is made, see `Batch.split`. Raises ValueError where nothing of that kind is known.
         """
         self.share = share
@@ -190,19 +191,21 @@ class Batches:
         self.batch_size, self.seed = batch_size, seed
         self.max_given_steps, self.given_share = max_given_steps, given_share
         steps = np.array([len(plan) for plan in labels.plans])[labels.plan_of]
-        shown = np.ones(len(steps), bool) if labels.shown is None else labels.shown
-        used = labels.astray(processor.codec.action_horizon) if failures else shown
-        if not used.any():
+        used = np.ones(len(steps), bool) if labels.shown is None else labels.shown
+        self.astray = labels.astray(processor.codec.action_horizon) & used
+        if failures and not self.astray.any():
             raise ValueError(
                 "no frame of a failed rollout in which the arm was led astray: collect some with "
                 "vla collect keep_failures=true noise=1 noise_level=3"
             )
         self.led_until = labels.led_until()
-        self.long = np.flatnonzero((steps > 1) & used)
+        self.long = np.flatnonzero((steps > 1) & (self.astray if failures else used))
         single = np.flatnonzero(steps == 1)
         self.said = sorted({(labels.task[i], labels.subtask[i]) for i in single})  # the operator's words, the subtask
         # A long-horizon frame is used with its subtask half of the time and with the whole instruction otherwise.
         weight = np.where(steps > 1, 0.5, 1.0) * np.where(labels.still(), still_weight, 1.0) * used
+        if failures:
+            weight = in_equal_shares(weight, self.astray)
         self.short_cumulative = np.cumsum(weight) / weight.sum()
         self.whole_share = 0.5 * len(self.long) / (0.5 * len(self.long) + weight.sum())
 
@@ -230,7 +233,8 @@ class Batches:
         targets = held(torch.from_numpy(labels.window(index, codec.action_horizon)), now)
         wrong = None
         if self.failures:
-            wrong = held(torch.from_numpy(labels.executed_window(index, codec.action_horizon)), now)
+            led = torch.from_numpy(labels.executed_window(index, codec.action_horizon))
+            wrong = held(torch.where(torch.from_numpy(self.astray[index])[:, None, None], led, targets), now)
         if labels.executed is not None:
             shown = torch.arange(codec.action_horizon) < torch.from_numpy(given)[:, None]
             executed = torch.from_numpy(labels.executed_window(index, codec.action_horizon))

@@ -10,7 +10,7 @@ from torch import Tensor
 from vla.model.losses import completion_loss, grounding_loss, word_loss
 from vla.model.network import Network
 from vla.model.processor import Processor
-from vla.train.batch import Batch
+from vla.train.batch import Batch, differing
 from vla.train.captions import true_of
 from vla.train.preference import chunk_margin, chunk_preference_loss, preference_loss
 from vla.train.shots import shot_losses
@@ -100,7 +100,7 @@ def losses(
         with torch.no_grad():
             theirs = chunk_margin(reference, shown, *chunks)
         mine = chunk_margin(network, shown, *chunks, outputs)
-        found["preference_actions"] = chunk_preference_loss(mine, theirs, beta)
+        found["preference_actions"] = chunk_preference_loss(mine, theirs, differing(targets, batch.worse_actions), beta)
     elif reference is not None:
         assert batch.worse_ids is not None and batch.worse_mask is not None and batch.worse_labels is not None
         better = batch.question_ids, batch.question_mask, batch.question_labels

@@ -7,6 +7,7 @@ apart by more than a copy of itself from before does, so that it makes up less w
 B batch, P visual tokens, Q tokens of question and answer, T action horizon, A action dimension.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -52,9 +53,13 @@ def answer_log_probability(network: Network, visual: Tensor, ids: Tensor, mask: 
     return (said * (labels != -100)).sum(dim=1)
 
 
-def chunk_preference_loss(mine: Tensor, theirs: Tensor, beta: float) -> Tensor:
-    """Loss of margins float[B] of network and reference, by which the better chunk is likelier than the worse one."""
-    return -functional.logsigmoid(beta * (mine - theirs)).mean()
+def chunk_preference_loss(mine: Tensor, theirs: Tensor, compared: Tensor, beta: float) -> Tensor:
+    """Loss of margins float[B] of network and reference, by which the better chunk is likelier than the worse one.
+
+    compared: bool[B], rows that have two chunks.
+    """
+    losses = -functional.logsigmoid(beta * (mine - theirs))
+    return (losses * compared).sum() / compared.sum().clamp_min(1)
 
 
 def chunk_margin(
@@ -82,3 +87,12 @@ def chunk_margin(
 
     first = network(*shown, better, given_steps) if outputs is None else outputs
     return of(better, first) - of(worse, network(*shown, worse, given_steps) if head.in_order else first)
+
+
+def in_equal_shares(weight: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Scale weights float[N] of frames so that those in bool[N] come as often as all others, if there are any.
+
+    Frames of failures alone would teach a network what to do there and let it forget all else.
+    """
+    sums = np.where(chosen, (weight * chosen).sum(), (weight * ~chosen).sum())
+    return weight / np.maximum(sums, 1e-12) * weight.sum() / 2
