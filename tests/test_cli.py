@@ -70,6 +70,11 @@ def test_a_key_that_has_no_default_can_be_given() -> None:
     check("deploy", ["planner=chat", "planner.url=http://127.0.0.1:9/v1", "planner.model=any"])
 
 
+@pytest.mark.parametrize("plus", ["+", "++"])
+def test_a_key_can_be_added_as_hydra_has_it(plus: str) -> None:
+    check("train", [f"{plus}model.connector={{name: linear}}"])
+
+
 def test_a_wrong_verb_ends_the_process_with_one_line_and_code_2() -> None:
     done = vla("evl")
     assert done.returncode == 2

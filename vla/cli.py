@@ -207,7 +207,8 @@ def check(verb: str, arguments: Sequence[str]) -> None:
         chosen = [word for word, override in overrides if _is_group(override)]
         config = _composed(verb, chosen)
         for _, override in overrides:
-            if not _is_group(override) and not override.is_add() and not override.is_hydra_override():
+            added = override.is_add() or override.is_force_add()
+            if not _is_group(override) and not added and not override.is_hydra_override():
                 _check_value(verb, config, override)
 
 
