@@ -1,12 +1,13 @@
 """Parts of a dataset as a new one: what is kept is as it was, what is not is gone, and the source is untouched."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.data.test_annotate import digests
-from tests.data.test_writer import FEATURES, FPS, record
+from tests.data.test_writer import FEATURES, FPS, frame, record
 from vla.data import excerpt as module
 from vla.data.dataset import EpisodeDataset
 from vla.data.excerpt import excerpt
@@ -87,3 +88,29 @@ def test_a_kill_half_way_leaves_no_target_and_the_next_call_succeeds(root, tmp_p
         excerpt(root, KEEP, tmp_path / "part")
     assert not (tmp_path / "part").exists()
     assert len(EpisodeDataset(excerpt(root, KEEP, tmp_path / "part"))) == 10
+
+
+LANGUAGE = FEATURES | {"vqa": {"dtype": "string", "shape": [1], "names": None}}
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    """A dataset with language columns, as our writer makes them."""
+    with DatasetWriter(tmp_path / "spoken", FPS, LANGUAGE, language=True) as writer, writer.record() as recorder:
+        for step in range(7):
+            recorder.add(frame(0, step) | {"vqa": "[]"}, task="task")
+        recorder.save()
+    return tmp_path / "spoken"
+
+
+def test_language_columns_that_we_made_are_made_anew(spoken, tmp_path):
+    found = EpisodeDataset(excerpt(spoken, {0: (4, 7)}, tmp_path / "part"))
+    subtasks = [row["content"] for row in found.column("language_persistent")[0] if row["style"] == "subtask"]
+    assert subtasks == ["subtask 1", "subtask 2"]  # and not that of the rows that were left out
+
+
+def test_language_columns_of_another_program_are_not_dropped_silently(spoken, tmp_path):
+    path = spoken / "meta/info.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "vla"}))
+    with pytest.raises(ValueError, match="language_persistent of another program, which cannot be written anew"):
+        excerpt(spoken, {0: (4, 7)}, tmp_path / "part")

@@ -70,3 +70,9 @@ def test_where_there_is_no_dataset_or_no_room_it_is_said_before_anything_is_anal
         check_clean(tmp_path, tmp_path / "clean")
     with pytest.raises(ValueError, match="lies inside the dataset"):
         check_clean(dataset, dataset / "clean")
+
+
+def test_where_every_episode_is_broken_the_analysis_stands_and_nothing_is_copied(dataset, tmp_path, caplog):
+    result = go(dataset, tmp_path / "out", clean=tmp_path / "clean", episodes=[1])
+    assert result["clean"] is None and not (tmp_path / "clean").exists()
+    assert len(result["items"]) == 1 and "there is nothing to copy" in caplog.text

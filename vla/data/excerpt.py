@@ -22,6 +22,10 @@ def check_excerpt(root: Path, target: Path) -> None:
     dataset = EpisodeDataset(root)
     check_target(root, target)
     schema.check_features(_features(dataset))
+    if (there := sorted(language.FEATURES.keys() & dataset.features.keys())) and not _makes_language(dataset):
+        raise ValueError(
+            f"{root} has {', '.join(there)} of another program, which cannot be written anew: leave clean out"
+        )
     if dataset.fps != int(dataset.fps):
         raise ValueError(f"{root} has {dataset.fps} frames a second; the writer takes whole numbers")
 
@@ -60,8 +64,14 @@ def _writer(dataset: EpisodeDataset, folder: Path) -> DatasetWriter:
         features=_features(dataset),
         robot_type=dataset.info.get("robot_type"),
         metadata={key: value for key, value in known.items() if key not in FORMAT},
-        language=language.FEATURES.keys() <= dataset.features.keys() and {"subtask", "vqa"} <= dataset.features.keys(),
+        language=_makes_language(dataset),
     )
+
+
+def _makes_language(dataset: EpisodeDataset) -> bool:
+    """Whether its language columns were made by our writer, of its subtasks and questions, and so can be again."""
+    ours = FORMAT.items() <= dataset.info.get("vla", {}).items()
+    return ours and {*language.FEATURES, "subtask", "vqa"} <= dataset.features.keys()
 
 
 def _features(dataset: EpisodeDataset) -> schema.Features:

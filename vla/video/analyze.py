@@ -1,8 +1,9 @@
 """`vla analyze`: what happened in these videos and when, as timelines and pages; the same command again resumes."""
 
 import hashlib
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,8 @@ from vla.video.veil import TEXT, Veil, veiled
 from vla.video.words import NoWords, Words
 
 ITEMS = "items"  # folder of the items' folders
+log = logging.getLogger(__name__)
+
 IN_PLACE = "in_place"  # the word for changing the dataset itself
 
 
@@ -284,9 +287,17 @@ def _finish(path: Path, out: Path, items: list[Item], rows: list[dict[str, Any]]
         "routing": _routing([row["record"]["routing"] for row in rows]),
         "dataset_qa": [asdict(flag) for flag in dataset_flags],
         "remedy": out / "remedy.sh" if lines else None,
-        "clean": None if clean is None else excerpt(path, kept(items, flags), clean),
+        "clean": _copied(path, kept(items, flags), clean),
         "report": page,
     }
+
+
+def _copied(path: Path, rows: Mapping[int, tuple[int, int]], clean: Path | None) -> Path | None:
+    """Copy what is kept of a dataset, and say where there is nothing, since the analysis stands all the same."""
+    if clean is not None and not rows:
+        log.warning("every episode of %s that was analysed has errors, so there is nothing to copy to %s", path, clean)
+        return None
+    return None if clean is None else excerpt(path, rows, clean)
 
 
 def _routing(counts: Sequence[dict[str, int]]) -> dict[str, float]:
