@@ -42,9 +42,9 @@ from vla.video.veil import TEXT, Veil, veiled
 from vla.video.words import NoWords, Words
 
 ITEMS = "items"  # folder of the items' folders
-log = logging.getLogger(__name__)
-
 IN_PLACE = "in_place"  # the word for changing the dataset itself
+
+log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="analyze")
